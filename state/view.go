@@ -1,0 +1,193 @@
+package state
+
+import (
+	"iter"
+
+	"github.com/gantry-os/gantry/model"
+	"github.com/tidwall/btree"
+)
+
+// View is an immutable snapshot. Look-ups return nil for what does not exist; sequences are sorted by id. What they
+// return must not be changed.
+type View struct{ t *tables }
+
+// Revision returns the revision of the last write in the view. Revisions only grow.
+func (v View) Revision() uint64 { return v.t.rev }
+
+// App returns an app.
+func (v View) App(id model.AppID) *model.App { return get(v.t.apps, id) }
+
+// Apps returns all apps.
+func (v View) Apps() iter.Seq[*model.App] { return all(v.t.apps) }
+
+// AppCount returns how many apps there are.
+func (v View) AppCount() int { return v.t.apps.Len() }
+
+// Version returns one version of an app.
+func (v View) Version(app model.AppID, n uint64) *model.AppVersion {
+	return get(v.t.versions, versionKey(app, n))
+}
+
+// Versions returns the kept versions of an app, oldest first.
+func (v View) Versions(app model.AppID) iter.Seq[*model.AppVersion] {
+	return below(v.t.versions, string(app))
+}
+
+// Target returns the version that the app's newest deployment leads to, nil when the app does not exist.
+func (v View) Target(app model.AppID) *model.AppVersion {
+	a := v.App(app)
+	if a == nil {
+		return nil
+	}
+	n := a.Version
+	if d := v.Deployment(a.Deployment); d != nil {
+		n = d.To
+	}
+	return v.Version(app, n)
+}
+
+// Instance returns an instance.
+func (v View) Instance(id model.InstanceID) *model.Instance { return get(v.t.instances, id) }
+
+// Instances returns all instances, those that are over included.
+func (v View) Instances() iter.Seq[*model.Instance] { return all(v.t.instances) }
+
+// InstanceCount returns how many instance records there are.
+func (v View) InstanceCount() int { return v.t.instances.Len() }
+
+// InstancesOf returns the instances of an app, those that are over included.
+func (v View) InstancesOf(app model.AppID) iter.Seq[*model.Instance] {
+	return below(v.t.byApp, string(app))
+}
+
+// InstancesOn returns the instances placed on a node, those that are over included.
+func (v View) InstancesOn(node model.NodeID) iter.Seq[*model.Instance] {
+	return below(v.t.byNode, string(node))
+}
+
+// Pending returns the wanted instances that have no node.
+func (v View) Pending() iter.Seq[*model.Instance] { return all(v.t.pending) }
+
+// Deployment returns a deployment.
+func (v View) Deployment(id model.DeploymentID) *model.Deployment { return get(v.t.deployments, id) }
+
+// Deployments returns all kept deployments.
+func (v View) Deployments() iter.Seq[*model.Deployment] { return all(v.t.deployments) }
+
+// ActiveDeployments returns the deployments that have not ended.
+func (v View) ActiveDeployments() iter.Seq[*model.Deployment] { return all(v.t.active) }
+
+// Node returns a node.
+func (v View) Node(id model.NodeID) *model.Node { return get(v.t.nodes, id) }
+
+// Nodes returns all nodes.
+func (v View) Nodes() iter.Seq[*model.Node] { return all(v.t.nodes) }
+
+// Events returns the newest events, oldest first.
+func (v View) Events() []model.Event { return v.t.events[:len(v.t.events):len(v.t.events)] }
+
+func get[K ~string, V any](m *btree.Map[K, *V], key K) *V {
+	val, _ := m.Get(key)
+	return val
+}
+
+func all[K ~string, V any](m *btree.Map[K, V]) iter.Seq[V] {
+	return func(yield func(V) bool) {
+		m.Scan(func(_ K, val V) bool { return yield(val) })
+	}
+}
+
+// below yields what has a key of parent, NUL and anything.
+func below[V any](m *btree.Map[string, V], parent string) iter.Seq[V] {
+	prefix := parent + "\x00"
+	return func(yield func(V) bool) {
+		m.Ascend(prefix, func(key string, val V) bool {
+			return len(key) > len(prefix) && key[:len(prefix)] == prefix && yield(val)
+		})
+	}
+}
+
+// Tx is a View that sees its own writes, and takes them.
+type Tx struct {
+	View
+	base   *tables
+	writes map[Key]int // position in ops
+	ops    []Op
+	events []model.Event
+}
+
+// PutApp writes a; the transaction owns it from then on, as with every Put.
+func (tx *Tx) PutApp(a *model.App) { tx.write(Key{KindApp, string(a.ID)}, a) }
+
+// DeleteApp deletes the record of an app, not its versions or instances.
+func (tx *Tx) DeleteApp(id model.AppID) { tx.write(Key{KindApp, string(id)}, nil) }
+
+// PutVersion writes v.
+func (tx *Tx) PutVersion(v *model.AppVersion) {
+	tx.write(Key{KindVersion, versionKey(v.App, v.Version)}, v)
+}
+
+// DeleteVersion deletes one version of an app.
+func (tx *Tx) DeleteVersion(app model.AppID, n uint64) {
+	tx.write(Key{KindVersion, versionKey(app, n)}, nil)
+}
+
+// PutInstance writes i.
+func (tx *Tx) PutInstance(i *model.Instance) { tx.write(Key{KindInstance, string(i.ID)}, i) }
+
+// DeleteInstance deletes an instance.
+func (tx *Tx) DeleteInstance(id model.InstanceID) { tx.write(Key{KindInstance, string(id)}, nil) }
+
+// PutDeployment writes d.
+func (tx *Tx) PutDeployment(d *model.Deployment) { tx.write(Key{KindDeployment, string(d.ID)}, d) }
+
+// DeleteDeployment deletes a deployment.
+func (tx *Tx) DeleteDeployment(id model.DeploymentID) {
+	tx.write(Key{KindDeployment, string(id)}, nil)
+}
+
+// PutNode writes n.
+func (tx *Tx) PutNode(n *model.Node) { tx.write(Key{KindNode, string(n.ID)}, n) }
+
+// DeleteNode deletes a node.
+func (tx *Tx) DeleteNode(id model.NodeID) { tx.write(Key{KindNode, string(id)}, nil) }
+
+// Emit publishes an event once the transaction is durable. Seq and At are filled in then.
+func (tx *Tx) Emit(e model.Event) { tx.events = append(tx.events, e) }
+
+func (tx *Tx) write(key Key, val any) {
+	tx.t.set(key, val)
+	if i, ok := tx.writes[key]; ok {
+		tx.ops[i].Val = val
+		return
+	}
+	tx.writes[key] = len(tx.ops)
+	tx.ops = append(tx.ops, Op{Key: key, Read: tx.base.revision(key), Val: val})
+}
+
+// revision returns the revision of a record, 0 when it does not exist.
+func (t *tables) revision(key Key) uint64 {
+	switch key.Kind {
+	case KindApp:
+		if v := get(t.apps, model.AppID(key.ID)); v != nil {
+			return v.Revision
+		}
+	case KindVersion:
+		if v := get(t.versions, key.ID); v != nil {
+			return v.Revision
+		}
+	case KindInstance:
+		if v := get(t.instances, model.InstanceID(key.ID)); v != nil {
+			return v.Revision
+		}
+	case KindDeployment:
+		if v := get(t.deployments, model.DeploymentID(key.ID)); v != nil {
+			return v.Revision
+		}
+	case KindNode:
+		if v := get(t.nodes, model.NodeID(key.ID)); v != nil {
+			return v.Revision
+		}
+	}
+	return 0
+}
