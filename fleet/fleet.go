@@ -1,0 +1,231 @@
+// Package fleet is the servers' end of node sessions: it sends each node its assignments and writes down what the
+// agents report. It is the single writer of nodes and of instances' status, on the agents' word.
+//
+// A node's picture of its assignments is made of one full message when it connects and deltas after it, both derived from
+// the same store; see agent/wire for the protocol. Reports of all nodes that arrive together become one transaction.
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/gantry-os/gantry/agent/wire"
+	"github.com/gantry-os/gantry/model"
+	"github.com/gantry-os/gantry/state"
+)
+
+// maxBatch bounds how many messages of agents go into one transaction.
+const maxBatch = 256
+
+// Config is what a Fleet needs beside the store.
+type Config struct {
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+// Fleet holds the sessions of all connected nodes.
+type Fleet struct {
+	store state.Store
+	cfg   Config
+	ups   chan up
+	gone  chan *session
+	done  chan struct{} // closed when Run has returned
+
+	mu    sync.RWMutex
+	nodes map[model.NodeID]*session
+}
+
+// up is one message of an agent, and where its sender waits.
+type up struct {
+	from *session
+	msg  wire.Up
+	err  chan error
+}
+
+// New returns a Fleet. Run must be called for anything to happen.
+func New(store state.Store, cfg Config) *Fleet {
+	return &Fleet{
+		store: store, cfg: cfg,
+		ups: make(chan up), gone: make(chan *session), done: make(chan struct{}),
+		nodes: map[model.NodeID]*session{},
+	}
+}
+
+// Node returns what reaches the agent of a connected node.
+func (f *Fleet) Node(id model.NodeID) (wire.Node, bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	s, ok := f.nodes[id]
+	if !ok {
+		return nil, false
+	}
+	return s.node, true
+}
+
+// Run serves all sessions until ctx ends.
+func (f *Fleet) Run(ctx context.Context) error {
+	defer close(f.done)
+	_, watch := f.store.Watch()
+	defer watch.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case u := <-f.ups:
+			if err := f.take(ctx, f.batch(u)); errors.Is(err, state.ErrDeposed) {
+				return err
+			}
+		case s := <-f.gone:
+			if err := f.leave(ctx, s); err != nil {
+				return err
+			}
+		case <-watch.Ready():
+			view, changes := watch.Take()
+			f.spread(view, changes)
+		}
+	}
+}
+
+// batch returns first and what else waits already.
+func (f *Fleet) batch(first up) []up {
+	all := []up{first}
+	for len(all) < maxBatch {
+		select {
+		case u := <-f.ups:
+			all = append(all, u)
+		default:
+			return all
+		}
+	}
+	return all
+}
+
+// take writes down what agents said, in one transaction, and answers them. The agents try again what failed.
+func (f *Fleet) take(ctx context.Context, batch []up) error {
+	err := f.store.Update(ctx, func(tx *state.Tx) error {
+		for _, u := range batch {
+			if u.msg.Hello != nil {
+				f.putNode(tx, *u.msg.Hello, model.NodeReady)
+			}
+			for _, r := range u.msg.Reports {
+				f.putStatus(tx, r)
+			}
+		}
+		return nil
+	})
+	for _, u := range batch {
+		if err == nil && u.msg.Hello != nil {
+			f.join(u.from, u.msg.Hello.ID)
+		}
+		u.err <- err
+	}
+	return err
+}
+
+// join makes a session known under its node's id, in place of any older one, and sends it all its assignments.
+func (f *Fleet) join(s *session, id model.NodeID) {
+	f.mu.Lock()
+	old := f.nodes[id]
+	f.nodes[id] = s
+	f.mu.Unlock()
+	if old != nil && old != s {
+		old.end(errors.New("the node has connected again"))
+	}
+	s.id = id
+	s.reset(f.store.View())
+}
+
+// leave forgets a session that has ended and marks its node.
+func (f *Fleet) leave(ctx context.Context, s *session) error {
+	f.mu.Lock()
+	known := f.nodes[s.id] == s
+	if known {
+		delete(f.nodes, s.id)
+	}
+	f.mu.Unlock()
+	if !known {
+		return nil
+	}
+	return f.store.Update(ctx, func(tx *state.Tx) error {
+		if n := tx.Node(s.id); n != nil {
+			f.putNode(tx, *n, model.NodeUnreachable)
+		}
+		return nil
+	})
+}
+
+func (f *Fleet) putNode(tx *state.Tx, n model.Node, s model.NodeState) {
+	old := tx.Node(n.ID)
+	n.State, n.Seen = s, f.cfg.Now()
+	tx.PutNode(&n)
+	if old == nil || old.State != s {
+		tx.Emit(model.Event{Type: "node." + string(s), Node: n.ID, Message: fmt.Sprintf("node %s is %s", n.Name, s)})
+	}
+}
+
+// putStatus writes down a report unless it is old news.
+func (f *Fleet) putStatus(tx *state.Tx, r wire.Report) {
+	i := tx.Instance(r.ID)
+	if i == nil || !r.Status.CanFollow(i.Status) {
+		return
+	}
+	next := i.Clone()
+	next.Status = r.Status
+	tx.PutInstance(next)
+	if e, ok := statusEvent(i, next); ok {
+		tx.Emit(e)
+	}
+}
+
+// statusEvent says what changed from one status to the next, if people would want to know.
+func statusEvent(old, now *model.Instance) (model.Event, bool) {
+	e := model.Event{App: now.App, Instance: now.ID, Node: now.Node}
+	was, is := old.Status, now.Status
+	switch {
+	case was.Phase != is.Phase || was.Attempt != is.Attempt:
+		e.Type = "instance." + string(is.Phase)
+		e.Message = fmt.Sprintf("%s is %s", now.ID, is.Phase)
+	case was.Healthy != is.Healthy && is.Healthy != model.HealthUnknown:
+		e.Type = "instance." + string(is.Healthy)
+		e.Message = fmt.Sprintf("%s is %s", now.ID, is.Healthy)
+	case was.Ready != is.Ready:
+		e.Type, e.Message = "instance.ready", fmt.Sprintf("%s is ready", now.ID)
+		if !is.Ready {
+			e.Type, e.Message = "instance.unready", fmt.Sprintf("%s is no longer ready", now.ID)
+		}
+	default:
+		return e, false
+	}
+	if is.Message != "" {
+		e.Message += ": " + is.Message
+	}
+	return e, true
+}
+
+// spread passes changes on to the sessions they concern.
+func (f *Fleet) spread(view state.View, c state.Changes) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if c.Full {
+		for _, s := range f.nodes {
+			s.reset(view)
+		}
+		return
+	}
+	for id := range c.Instances {
+		i := view.Instance(id)
+		if i != nil {
+			if s := f.nodes[i.Node]; s != nil {
+				s.set(view, i)
+			}
+			continue
+		}
+		for _, s := range f.nodes {
+			s.drop(id)
+		}
+	}
+}

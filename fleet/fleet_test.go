@@ -1,0 +1,156 @@
+package fleet_test
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/gantry-os/gantry/agent/wire"
+	"github.com/gantry-os/gantry/fleet"
+	"github.com/gantry-os/gantry/model"
+	"github.com/gantry-os/gantry/state"
+	"github.com/gantry-os/gantry/state/memory"
+)
+
+// rig is a fleet on a store that holds one app with one version.
+type rig struct {
+	t     *testing.T
+	store *state.DB
+	fleet *fleet.Fleet
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, store: memory.Open(time.Now)}
+	r.fleet = fleet.New(r.store, fleet.Config{Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.fleet.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-ended })
+	r.update(func(tx *state.Tx) {
+		tx.PutVersion(&model.AppVersion{App: "/web", Version: 1, Spec: &model.Spec{
+			ID: "/web", Containers: []model.Container{{Shell: "true"}},
+		}})
+	})
+	return r
+}
+
+func (r *rig) update(fn func(*state.Tx)) {
+	r.t.Helper()
+	if err := r.store.Update(r.t.Context(), func(tx *state.Tx) error { fn(tx); return nil }); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) put(id model.InstanceID, node model.NodeID, phase model.Phase) {
+	r.t.Helper()
+	r.update(func(tx *state.Tx) {
+		tx.PutInstance(&model.Instance{ID: id, App: "/web", Version: 1, Desired: model.Run, Node: node, Status: model.Status{Phase: phase}})
+	})
+}
+
+// join connects a node and returns its link and first message.
+func (r *rig) join(ctx context.Context, id model.NodeID) (wire.Link, wire.Down) {
+	r.t.Helper()
+	link := r.fleet.Dial(ctx, nil)
+	if err := link.Send(r.t.Context(), wire.Up{Hello: &model.Node{ID: id, Name: string(id)}}); err != nil {
+		r.t.Fatal(err)
+	}
+	return link, r.recv(link)
+}
+
+func (r *rig) recv(link wire.Link) wire.Down {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Second)
+	defer cancel()
+	d, err := link.Recv(ctx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return d
+}
+
+// A node gets all of its own assignments when it connects, and nothing of others'; then only what changed.
+func TestFullThenDeltas(t *testing.T) {
+	r := newRig(t)
+	r.put("web-1", "a", model.PhaseAssigned)
+	r.put("web-2", "b", model.PhaseAssigned)
+	link, first := r.join(t.Context(), "a")
+	if !first.Full || len(first.Set) != 1 || first.Set[0].ID != "web-1" {
+		t.Fatalf("first message = %+v, want a full one with web-1 alone", first)
+	}
+	if c := first.Set[0].Spec.Containers[0]; c.Name != model.DefaultContainer || c.CPUs != model.DefaultCPUs {
+		t.Errorf("the spec came without its defaults: %+v", c)
+	}
+
+	r.put("web-3", "a", model.PhaseAssigned)
+	if d := r.recv(link); d.Full || len(d.Set) != 1 || d.Set[0].ID != "web-3" {
+		t.Fatalf("after web-3 was placed: %+v", d)
+	}
+	r.update(func(tx *state.Tx) {
+		i := tx.Instance("web-1").Clone()
+		i.Desired = model.Halt
+		tx.PutInstance(i)
+	})
+	if d := r.recv(link); len(d.Set) != 1 || d.Set[0].Desired != model.Halt {
+		t.Fatalf("after web-1 was to stop: %+v", d)
+	}
+	r.update(func(tx *state.Tx) { tx.DeleteInstance("web-1") })
+	if d := r.recv(link); len(d.Drop) != 1 || d.Drop[0] != "web-1" {
+		t.Fatalf("after web-1 was deleted: %+v", d)
+	}
+}
+
+// Reports are durable when Send returns; those that come late change nothing.
+func TestReports(t *testing.T) {
+	r := newRig(t)
+	r.put("web-1", "a", model.PhaseAssigned)
+	link, _ := r.join(t.Context(), "a")
+	report := func(s model.Status) {
+		t.Helper()
+		if err := link.Send(t.Context(), wire.Up{Reports: []wire.Report{{ID: "web-1", Status: s}, {ID: "unknown"}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report(model.Status{Attempt: 1, Phase: model.PhaseRunning, Ready: true})
+	if got := r.store.View().Instance("web-1").Status; got.Phase != model.PhaseRunning || !got.Ready {
+		t.Fatalf("status = %+v, want running and ready", got)
+	}
+	report(model.Status{Attempt: 1, Phase: model.PhaseStarting})
+	if got := r.store.View().Instance("web-1").Status.Phase; got != model.PhaseRunning {
+		t.Errorf("a late report took the instance back to %s", got)
+	}
+	report(model.Status{Attempt: 2, Phase: model.PhasePreparing, Message: "again"})
+	events := r.store.View().Events()
+	if last := events[len(events)-1]; last.Type != "instance.preparing" || last.Message != "web-1 is preparing: again" {
+		t.Errorf("last event = %+v", last)
+	}
+}
+
+// A node whose session ends is marked, and one that connects again takes the place of its older session.
+func TestSessionEnds(t *testing.T) {
+	r := newRig(t)
+	_, watch := r.store.Watch()
+	defer watch.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	r.join(ctx, "a")
+	if _, ok := r.fleet.Node("a"); !ok {
+		t.Fatal("a connected node cannot be reached")
+	}
+	cancel()
+	for r.store.View().Node("a").State != model.NodeUnreachable {
+		if _, _, err := watch.Next(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	first, _ := r.join(t.Context(), "a")
+	r.join(t.Context(), "a")
+	if _, err := first.Recv(t.Context()); err == nil {
+		t.Error("the older session of a node goes on beside the new one")
+	}
+	if got := r.store.View().Node("a").State; got != model.NodeReady {
+		t.Errorf("node is %s after it connected again, want ready", got)
+	}
+}

@@ -1,0 +1,174 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/gantry-os/gantry/agent/wire"
+	"github.com/gantry-os/gantry/model"
+	"github.com/gantry-os/gantry/state"
+)
+
+// errEnded is why calls on a link fail when the servers' end went away.
+var errEnded = errors.New("the server has ended the session")
+
+// maxSpecs bounds the cache of specs that a session holds.
+const maxSpecs = 1024
+
+// session is one connected node: what it was told, and what waits to be sent. It is also the agent's end of the link,
+// as both live in one process.
+type session struct {
+	fleet *Fleet
+	node  wire.Node
+	id    model.NodeID // set by the first Hello; only Run's goroutine uses it
+
+	ready chan struct{} // has one element when out holds something
+	ended chan struct{}
+
+	mu    sync.Mutex
+	told  map[model.InstanceID]told // what the agent knows once out is delivered
+	specs map[specKey]*model.Spec   // shared between assignments of one version
+	out   wire.Down
+	why   error // set when ended is closed
+}
+
+// told is the part of an assignment that changes.
+type told struct {
+	desired model.Desired
+	over    bool
+}
+
+type specKey struct {
+	app     model.AppID
+	version uint64
+}
+
+// Dial opens a session for an agent in this process, which node reaches. It ends when ctx does.
+func (f *Fleet) Dial(ctx context.Context, node wire.Node) wire.Link {
+	s := &session{fleet: f, node: node, ready: make(chan struct{}, 1), ended: make(chan struct{})}
+	context.AfterFunc(ctx, func() {
+		s.end(errEnded)
+		select {
+		case f.gone <- s:
+		case <-f.done:
+		}
+	})
+	return s
+}
+
+// end makes every call on the link fail.
+func (s *session) end(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.why == nil {
+		s.why = why
+		close(s.ended)
+	}
+}
+
+// Send implements wire.Link.
+func (s *session) Send(ctx context.Context, msg wire.Up) error {
+	u := up{from: s, msg: msg, err: make(chan error, 1)}
+	select {
+	case s.fleet.ups <- u:
+		return <-u.err
+	case <-s.ended:
+		return s.why
+	case <-s.fleet.done:
+		return errEnded
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Recv implements wire.Link.
+func (s *session) Recv(ctx context.Context) (wire.Down, error) {
+	select {
+	case <-s.ready:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		out := s.out
+		s.out = wire.Down{}
+		return out, nil
+	case <-s.ended:
+		return wire.Down{}, s.why
+	case <-s.fleet.done:
+		return wire.Down{}, errEnded
+	case <-ctx.Done():
+		return wire.Down{}, context.Cause(ctx)
+	}
+}
+
+// reset replaces whatever waits by all assignments of the node.
+func (s *session) reset(view state.View) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told, s.specs = map[model.InstanceID]told{}, map[specKey]*model.Spec{}
+	s.out = wire.Down{Full: true}
+	for i := range view.InstancesOn(s.id) {
+		s.addLocked(view, i)
+	}
+	s.wakeLocked()
+}
+
+// set sends an instance if the agent does not know it, or not so.
+func (s *session) set(view state.View, i *model.Instance) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.addLocked(view, i) {
+		s.wakeLocked()
+	}
+}
+
+func (s *session) addLocked(view state.View, i *model.Instance) bool {
+	now := told{i.Desired, i.Over()}
+	if was, ok := s.told[i.ID]; ok && was == now {
+		return false
+	}
+	spec := s.specLocked(view, i)
+	if spec == nil && !now.over { // of what is over only the logs are kept, perhaps longer than its version
+		s.fleet.cfg.Logger.Error("an instance's version is gone", "instance", i.ID, "app", i.App, "version", i.Version)
+		return false
+	}
+	s.told[i.ID] = now
+	s.out.Set = append(s.out.Set, wire.Assignment{
+		ID: i.ID, App: i.App, Version: i.Version, Desired: i.Desired, Over: now.over, Ports: i.Ports, Spec: spec,
+	})
+	return true
+}
+
+func (s *session) specLocked(view state.View, i *model.Instance) *model.Spec {
+	key := specKey{i.App, i.Version}
+	if spec := s.specs[key]; spec != nil {
+		return spec
+	}
+	v := view.Version(i.App, i.Version)
+	if v == nil {
+		return nil
+	}
+	if len(s.specs) >= maxSpecs {
+		clear(s.specs)
+	}
+	s.specs[key] = v.Spec.WithDefaults()
+	return s.specs[key]
+}
+
+// drop tells the agent to forget an instance, if it knows it.
+func (s *session) drop(id model.InstanceID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.told[id]; !ok {
+		return
+	}
+	delete(s.told, id)
+	s.out.Drop = append(s.out.Drop, id)
+	s.wakeLocked()
+}
+
+func (s *session) wakeLocked() {
+	select {
+	case s.ready <- struct{}{}:
+	default:
+	}
+}
