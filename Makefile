@@ -1,0 +1,69 @@
+# Gantry. `make help` lists the targets; everything is built into bin/.
+
+SHELL       := /bin/bash
+BIN         := bin
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOFLAGS_ALL := -trimpath -ldflags "-s -w -X github.com/gantry-os/gantry/daemon.Version=$(VERSION) -X main.version=$(VERSION)"
+# runc filters system calls only when it is built with libseccomp.
+RUNC_TAGS   := $(shell pkg-config --exists libseccomp 2>/dev/null && echo seccomp)
+GOTEST      := go test -count=1 -shuffle=on -timeout 20m
+
+.PHONY: help deps build up down test test-race check fmt lint generate bench fuzz clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+deps: ## install missing Debian packages (as root; otherwise only say which)
+	@scripts/deps.sh
+
+build: deps $(BIN)/runc $(BIN)/containerd-shim-runc-v2 ## build bin/gantry and its helpers
+	@echo "building $(BIN)/gantry"
+	@go build $(GOFLAGS_ALL) -o $(BIN)/gantry ./cmd/gantry
+	@CGO_ENABLED=0 go build $(GOFLAGS_ALL) -o $(BIN)/gantry-welcome ./examples/welcome
+	@$(MAKE) --no-print-directory -s -C shim BIN=$(abspath $(BIN))
+
+# The versions of these are pinned by go.mod.
+$(BIN)/runc: go.mod scripts/deps.sh
+	@echo "building $@"
+	@go build -trimpath -ldflags "-s -w" -tags "$(RUNC_TAGS)" -o $@ github.com/opencontainers/runc
+
+$(BIN)/containerd-shim-runc-v2: go.mod
+	@echo "building $@"
+	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o $@ github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+
+up: build ## build, start Gantry in the background and run the welcome app
+	@$(BIN)/gantry up --detach
+	@$(BIN)/gantry run examples/welcome.yaml
+	@$(BIN)/gantry ps /welcome
+
+down: ## stop Gantry and all it runs
+	@$(BIN)/gantry down
+
+test: build ## run every test
+	@$(GOTEST) ./...
+
+test-race: build ## run the tests of the rooms under the race detector
+	@$(GOTEST) -race $$(go list ./... | grep -v /test/)
+
+check: build fmt lint generate test-race ## format, vet, staticcheck, import floors, generated files, race
+
+fmt:
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "run gofmt -w on these"; exit 1; }
+
+lint:
+	@go vet ./...
+	@go tool staticcheck ./...
+	@go mod verify >/dev/null
+	@go mod tidy -diff
+
+generate: ## fail when the OpenAPI document in the tree is not the one that the code makes
+	@go test -count=1 -run 'OpenAPI' ./api
+
+bench: build ## measure the figures of docs/benchmarks.md
+	@go test -count=1 -timeout 60m -run '^$$' -bench . ./test/bench -v
+
+fuzz: ## fuzz every parser of outside input for a while each (FUZZTIME=30s)
+	@scripts/fuzz.sh $(or $(FUZZTIME),30s)
+
+clean: ## remove bin/
+	@rm -rf $(BIN)
