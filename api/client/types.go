@@ -119,9 +119,29 @@ type Shutdown struct {
 	KeepInstances bool `json:"keepInstances,omitempty" doc:"Leave instances running; the next start adopts them."`
 }
 
+// Image is an OCI image present on a node.
+type Image struct {
+	Name    string      `json:"name" doc:"Name, as containers write it."`
+	Digest  string      `json:"digest" doc:"Digest of its manifest or index."`
+	Size    model.Bytes `json:"size" doc:"Size of its layers, compressed."`
+	Created time.Time   `json:"created" doc:"When it came to the node."`
+}
+
+// Size is a terminal's size in characters.
+type Size struct {
+	Columns uint16 `json:"columns" doc:"Characters in a line."`
+	Rows    uint16 `json:"rows" doc:"Lines."`
+}
+
+// ExecEnd is how a program run by exec ended.
+type ExecEnd struct {
+	Code  int    `json:"code" doc:"Exit code of the program."`
+	Error string `json:"error,omitempty" doc:"Why it could not be run to its end, in which case there is no code."`
+}
+
 // Imported lists the images that an archive held.
 type Imported struct {
-	Images []string `json:"images"`
+	Images []string `json:"images" doc:"Names of the images."`
 }
 
 // Problem is an error answer, as RFC 9457 lays it out.
