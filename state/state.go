@@ -20,14 +20,19 @@ import (
 	"github.com/gantry-os/gantry/model"
 )
 
-// Errors that Update can end with, beside those of its callback.
+// Errors that Update can end with, beside those of its callback. They come wrapped.
 var (
 	// ErrConflict says that another server changed a record that the transaction wrote; Update retries it a few times.
 	ErrConflict = errors.New("the record was changed at the same time")
 	// ErrDeposed says that the caller is no longer the leader. Nothing was written.
 	ErrDeposed = errors.New("this server is no longer the leader")
-	// ErrNoSpace says that the store is full and takes no writes until space is made.
+	// ErrNoSpace says that the store is full: it takes only deletions until space is made. Nothing was written.
 	ErrNoSpace = errors.New("the store is full")
+	// ErrTooLarge says that one transaction holds more than the store takes at once. Nothing was written.
+	ErrTooLarge = errors.New("the transaction is too large")
+	// ErrUnavailable says that the store did not answer. The transaction may be written later, or never; when it is, it
+	// shows in View.
+	ErrUnavailable = errors.New("the store does not answer")
 )
 
 // Store is what loops and handlers need of the truth. *DB and *Leader are Stores.
@@ -36,20 +41,24 @@ type Store interface {
 	View() View
 	// Update runs fn on the newest snapshot and makes its writes durable as one transaction; when it returns nil they
 	// are on a quorum and in View. When fn fails, nothing is written and its error is returned. fn may run more than
-	// once, does no I/O, and must not call Update.
+	// once, and on another goroutine while the caller waits; it does no I/O, and must not call Update. The end of ctx
+	// withdraws a transaction that still waits for its turn; one that is being written is seen through.
 	Update(ctx context.Context, fn func(*Tx) error) error
 	// Watch returns a view and a watch that reports every later change.
 	Watch() (View, *Watch)
 }
 
-// Backend makes transactions durable. Only DB calls it, one call at a time.
+// Backend makes transactions durable. Only DB calls it. Its owner brings what others write into the DB by Apply, and
+// calls Stop when it no longer can.
 type Backend interface {
 	// Commit writes all of ops or none, if every record still has the revision it was read at and term, unless zero,
 	// is still the leader's. It returns the transaction's revision: greater than all before, and greater by exactly
-	// one when nobody else wrote in between.
-	Commit(ctx context.Context, term Term, ops []Op) (uint64, error)
-	// Lead makes name the leader and returns its term.
-	Lead(ctx context.Context, name string) (Term, error)
+	// one when nobody else wrote in between. With ErrConflict it returns the revision at which it found the conflict.
+	// One call carries the writes of many callers, so the backend bounds its time, not a caller's context. DB makes one
+	// call at a time, and ops hold no key twice.
+	Commit(term Term, ops []Op) (uint64, error)
+	// Lead makes name the leader and returns its term, and a revision that is no less than all written by leaders before.
+	Lead(ctx context.Context, name string) (Term, uint64, error)
 }
 
 // Term is one period of leadership. The zero Term is no leadership.
@@ -59,7 +68,7 @@ type Term int64
 type Op struct {
 	Key  Key
 	Read uint64 // revision of the record when it was read, 0 when it did not exist
-	Val  any    // *model.App, ... as in Key.Kind; nil deletes
+	Val  any    // *model.App, ... as Key.Kind says; nil deletes
 }
 
 // Kind is the type of a record.
@@ -94,15 +103,38 @@ type Key struct {
 	ID   string
 }
 
+// KeyOf returns the key of a record, and whether val is one.
+func KeyOf(val any) (Key, bool) {
+	switch v := val.(type) {
+	case *model.App:
+		return Key{KindApp, string(v.ID)}, true
+	case *model.AppVersion:
+		return Key{KindVersion, versionKey(v.App, v.Version)}, true
+	case *model.Instance:
+		return Key{KindInstance, string(v.ID)}, true
+	case *model.Deployment:
+		return Key{KindDeployment, string(v.ID)}, true
+	case *model.Node:
+		return Key{KindNode, string(v.ID)}, true
+	}
+	return Key{}, false
+}
+
 // DB is the truth in memory, backed by a Backend.
 type DB struct {
 	backend Backend
 	now     func() time.Time
 
-	writing sync.Mutex // one transaction at a time, held over its commit
+	turn    chan struct{} // holds an element while a batch of transactions runs
+	queueMu sync.Mutex
+	queue   []*request // transactions that wait for a turn, oldest first
 
-	mu      sync.Mutex // guards publishing and what follows
-	applied *sync.Cond // signalled when cur moves on
+	stopOnce sync.Once
+	stopped  chan struct{} // closed when the backend can bring no more changes
+	stopErr  error         // why; set before stopped is closed
+
+	mu      sync.Mutex    // guards publishing, cloning what is published, and what follows
+	moved   chan struct{} // when someone waits for it: closed when cur moves on
 	watches map[*Watch]struct{}
 	seq     uint64 // of the last event
 
@@ -111,74 +143,30 @@ type DB struct {
 
 // New returns an empty DB on backend. now gives events their time.
 func New(backend Backend, now func() time.Time) *DB {
-	db := &DB{backend: backend, now: now, watches: map[*Watch]struct{}{}}
-	db.applied = sync.NewCond(&db.mu)
+	db := &DB{
+		backend: backend, now: now,
+		turn: make(chan struct{}, 1), stopped: make(chan struct{}), watches: map[*Watch]struct{}{},
+	}
 	db.cur.Store(newTables())
 	return db
 }
 
 // View implements Store.
-func (db *DB) View() View { return View{db.cur.Load()} }
+func (db *DB) View() View { return View{t: db.cur.Load()} }
 
-// Update implements Store.
-func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error { return db.update(ctx, 0, fn) }
-
-func (db *DB) update(ctx context.Context, term Term, fn func(*Tx) error) error {
-	for try := 0; ; try++ {
-		err := db.tryUpdate(ctx, term, fn)
-		if !errors.Is(err, ErrConflict) || try == 8 {
-			return err
-		}
-		select {
-		case <-time.After(time.Duration(try+1) * 10 * time.Millisecond): // the other's write is on its way to us
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+// Load fills an empty DB with all records as of revision rev, before anyone uses it. Op.Read is each record's revision.
+func (db *DB) Load(rev uint64, ops []Op) {
+	t := newTables()
+	for _, op := range ops {
+		setRevision(op.Val, op.Read)
+		t.set(op.Key, op.Val)
 	}
-}
-
-func (db *DB) tryUpdate(ctx context.Context, term Term, fn func(*Tx) error) error {
-	db.writing.Lock()
-	defer db.writing.Unlock()
-	base := db.cur.Load()
-	tx := &Tx{View: View{base.clone()}, base: base, writes: map[Key]int{}}
-	if err := fn(tx); err != nil {
-		return err
-	}
-	if len(tx.ops) == 0 {
-		db.emit(tx.events)
-		return nil
-	}
-	rev, err := db.backend.Commit(ctx, term, tx.ops)
-	if err != nil {
-		return fmt.Errorf("commit %d records: %w", len(tx.ops), err)
-	}
-	db.settle(ctx, base, tx, rev)
-	return nil
-}
-
-// settle brings a committed transaction into view. When others wrote in between, theirs must come first, so it waits
-// for the backend to deliver them all in order through Apply.
-func (db *DB) settle(ctx context.Context, base *tables, tx *Tx, rev uint64) {
-	db.mu.Lock()
-	if cur := db.cur.Load(); cur == base && rev == cur.rev+1 {
-		for _, op := range tx.ops {
-			setRevision(op.Val, rev)
-		}
-		tx.t.rev = rev
-		db.publishLocked(tx.t, tx.ops)
-	}
-	stop := context.AfterFunc(ctx, db.applied.Broadcast)
-	for db.cur.Load().rev < rev && ctx.Err() == nil {
-		db.applied.Wait()
-	}
-	stop()
-	db.mu.Unlock()
-	db.emit(tx.events)
+	t.rev = rev
+	db.cur.Store(t)
 }
 
 // Apply brings in what the backend saw committed as revision rev by anyone, in order of revisions. What is known
-// already is skipped.
+// already is skipped. The DB owns the values from then on.
 func (db *DB) Apply(rev uint64, ops []Op) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -195,15 +183,12 @@ func (db *DB) Apply(rev uint64, ops []Op) {
 	db.publishLocked(next, ops)
 }
 
-// Load fills an empty DB with all records as of revision rev, before anyone uses it.
-func (db *DB) Load(rev uint64, ops []Op) {
-	t := newTables()
-	for _, op := range ops {
-		setRevision(op.Val, op.Read)
-		t.set(op.Key, op.Val)
-	}
-	t.rev = rev
-	db.cur.Store(t)
+// Stop makes every later Update fail with err, since changes no longer come in. Views and watches stay.
+func (db *DB) Stop(err error) {
+	db.stopOnce.Do(func() {
+		db.stopErr = err
+		close(db.stopped)
+	})
 }
 
 func (db *DB) publishLocked(t *tables, ops []Op) {
@@ -212,7 +197,33 @@ func (db *DB) publishLocked(t *tables, ops []Op) {
 	for w := range db.watches {
 		w.add(ops, nil)
 	}
-	db.applied.Broadcast()
+	if db.moved != nil {
+		close(db.moved)
+		db.moved = nil
+	}
+}
+
+// await waits until the DB has revision rev.
+func (db *DB) await(ctx context.Context, rev uint64) error {
+	for {
+		db.mu.Lock()
+		if db.cur.Load().rev >= rev {
+			db.mu.Unlock()
+			return nil
+		}
+		if db.moved == nil {
+			db.moved = make(chan struct{})
+		}
+		moved := db.moved
+		db.mu.Unlock()
+		select {
+		case <-moved:
+		case <-db.stopped:
+			return db.stopErr
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // emit adds events to the ring and tells the watches.
@@ -234,11 +245,15 @@ func (db *DB) emit(events []model.Event) {
 	}
 }
 
-// Lead makes name the leader and returns a Store whose writes are refused with ErrDeposed once someone else leads.
+// Lead makes name the leader and returns a Store whose writes are refused with ErrDeposed once someone else leads. It
+// returns once View has all that former leaders wrote.
 func (db *DB) Lead(ctx context.Context, name string) (*Leader, error) {
-	term, err := db.backend.Lead(ctx, name)
+	term, rev, err := db.backend.Lead(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("become leader: %w", err)
+	}
+	if err := db.await(ctx, rev); err != nil {
+		return nil, fmt.Errorf("read what former leaders wrote: %w", err)
 	}
 	return &Leader{db, term}, nil
 }

@@ -116,12 +116,14 @@ func setRevision(val any, rev uint64) {
 	}
 }
 
-// appendRing returns a slice with at most keptEvents of the newest; old readers keep what they hold.
+// appendRing returns a slice that ends with the newest keptEvents of ring and more, and may begin with older ones. What
+// readers hold of ring stays as it is.
 func appendRing(ring, more []model.Event) []model.Event {
 	if len(ring)+len(more) <= cap(ring) {
-		return append(ring, more...) // readers hold shorter slices of the same array
+		return append(ring, more...) // past what readers hold of the same array
 	}
+	more = more[max(0, len(more)-keptEvents):]
 	keep := ring[max(0, len(ring)+len(more)-keptEvents):]
-	out := make([]model.Event, 0, len(keep)+len(more)+keptEvents)
-	return append(append(out, keep...), more[max(0, len(more)-keptEvents):]...)
+	out := make([]model.Event, 0, 2*keptEvents)
+	return append(append(out, keep...), more...)
 }

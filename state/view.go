@@ -2,6 +2,7 @@ package state
 
 import (
 	"iter"
+	"slices"
 
 	"github.com/gantry-os/gantry/model"
 	"github.com/tidwall/btree"
@@ -9,7 +10,10 @@ import (
 
 // View is an immutable snapshot. Look-ups return nil for what does not exist; sequences are sorted by id. What they
 // return must not be changed.
-type View struct{ t *tables }
+type View struct {
+	t       *tables
+	writing bool // it is a Tx's, which may write to t while a sequence is read
+}
 
 // Revision returns the revision of the last write in the view. Revisions only grow.
 func (v View) Revision() uint64 { return v.t.rev }
@@ -18,7 +22,7 @@ func (v View) Revision() uint64 { return v.t.rev }
 func (v View) App(id model.AppID) *model.App { return get(v.t.apps, id) }
 
 // Apps returns all apps.
-func (v View) Apps() iter.Seq[*model.App] { return all(v.t.apps) }
+func (v View) Apps() iter.Seq[*model.App] { return all(v, v.t.apps) }
 
 // AppCount returns how many apps there are.
 func (v View) AppCount() int { return v.t.apps.Len() }
@@ -30,7 +34,7 @@ func (v View) Version(app model.AppID, n uint64) *model.AppVersion {
 
 // Versions returns the kept versions of an app, oldest first.
 func (v View) Versions(app model.AppID) iter.Seq[*model.AppVersion] {
-	return below(v.t.versions, string(app))
+	return below(v, v.t.versions, string(app))
 }
 
 // Target returns the version that the app's newest deployment leads to, nil when the app does not exist.
@@ -50,82 +54,114 @@ func (v View) Target(app model.AppID) *model.AppVersion {
 func (v View) Instance(id model.InstanceID) *model.Instance { return get(v.t.instances, id) }
 
 // Instances returns all instances, those that are over included.
-func (v View) Instances() iter.Seq[*model.Instance] { return all(v.t.instances) }
+func (v View) Instances() iter.Seq[*model.Instance] { return all(v, v.t.instances) }
 
 // InstanceCount returns how many instance records there are.
 func (v View) InstanceCount() int { return v.t.instances.Len() }
 
 // InstancesOf returns the instances of an app, those that are over included.
 func (v View) InstancesOf(app model.AppID) iter.Seq[*model.Instance] {
-	return below(v.t.byApp, string(app))
+	return below(v, v.t.byApp, string(app))
 }
 
 // InstancesOn returns the instances placed on a node, those that are over included.
 func (v View) InstancesOn(node model.NodeID) iter.Seq[*model.Instance] {
-	return below(v.t.byNode, string(node))
+	return below(v, v.t.byNode, string(node))
 }
 
 // Pending returns the wanted instances that have no node.
-func (v View) Pending() iter.Seq[*model.Instance] { return all(v.t.pending) }
+func (v View) Pending() iter.Seq[*model.Instance] { return all(v, v.t.pending) }
 
 // Deployment returns a deployment.
 func (v View) Deployment(id model.DeploymentID) *model.Deployment { return get(v.t.deployments, id) }
 
 // Deployments returns all kept deployments.
-func (v View) Deployments() iter.Seq[*model.Deployment] { return all(v.t.deployments) }
+func (v View) Deployments() iter.Seq[*model.Deployment] { return all(v, v.t.deployments) }
 
 // ActiveDeployments returns the deployments that have not ended.
-func (v View) ActiveDeployments() iter.Seq[*model.Deployment] { return all(v.t.active) }
+func (v View) ActiveDeployments() iter.Seq[*model.Deployment] { return all(v, v.t.active) }
 
 // Node returns a node.
 func (v View) Node(id model.NodeID) *model.Node { return get(v.t.nodes, id) }
 
 // Nodes returns all nodes.
-func (v View) Nodes() iter.Seq[*model.Node] { return all(v.t.nodes) }
+func (v View) Nodes() iter.Seq[*model.Node] { return all(v, v.t.nodes) }
 
 // Events returns the newest events, oldest first.
-func (v View) Events() []model.Event { return v.t.events[:len(v.t.events):len(v.t.events)] }
+func (v View) Events() []model.Event {
+	n := len(v.t.events)
+	return v.t.events[max(0, n-keptEvents):n:n]
+}
 
 func get[K ~string, V any](m *btree.Map[K, *V], key K) *V {
 	val, _ := m.Get(key)
 	return val
 }
 
-func all[K ~string, V any](m *btree.Map[K, V]) iter.Seq[V] {
+func all[K ~string, V any](v View, m *btree.Map[K, V]) iter.Seq[V] {
 	return func(yield func(V) bool) {
-		m.Scan(func(_ K, val V) bool { return yield(val) })
+		settled(v, m).Scan(func(_ K, val V) bool { return yield(val) })
 	}
 }
 
 // below yields what has a key of parent, NUL and anything.
-func below[V any](m *btree.Map[string, V], parent string) iter.Seq[V] {
+func below[V any](v View, m *btree.Map[string, V], parent string) iter.Seq[V] {
 	prefix := parent + "\x00"
 	return func(yield func(V) bool) {
-		m.Ascend(prefix, func(key string, val V) bool {
+		settled(v, m).Ascend(prefix, func(key string, val V) bool {
 			return len(key) > len(prefix) && key[:len(prefix)] == prefix && yield(val)
 		})
 	}
 }
 
-// Tx is a View that sees its own writes, and takes them.
+// settled returns what of m stays as it is during a loop over it, so that the loop may write. Published trees never
+// change, and Copy must not be called on them here: it marks the tree it copies, which others read.
+func settled[K ~string, V any](v View, m *btree.Map[K, V]) *btree.Map[K, V] {
+	if v.writing {
+		return m.Copy()
+	}
+	return m
+}
+
+// Tx is a View that sees its own writes, and takes them. A loop over one of its sequences may write; it goes on over the
+// records as they were when it began.
 type Tx struct {
 	View
-	base   *tables
+	read   *tables     // what is durable
 	writes map[Key]int // position in ops
 	ops    []Op
 	events []model.Event
 }
 
+func newTx(t, read *tables) *Tx {
+	return &Tx{View: View{t: t, writing: true}, read: read, writes: map[Key]int{}}
+}
+
+// take makes the writes and events of o, which began where tx ends, part of tx.
+func (tx *Tx) take(o *Tx) {
+	if o == tx {
+		return
+	}
+	tx.t = o.t
+	for _, op := range o.ops {
+		tx.record(op)
+	}
+	tx.events = append(tx.events, o.events...)
+}
+
+// durable returns what the store has to be told: not the deletion of what it does not have.
+func (tx *Tx) durable() []Op {
+	return slices.DeleteFunc(tx.ops, func(op Op) bool { return op.Read == 0 && op.Val == nil })
+}
+
 // PutApp writes a; the transaction owns it from then on, as with every Put.
-func (tx *Tx) PutApp(a *model.App) { tx.write(Key{KindApp, string(a.ID)}, a) }
+func (tx *Tx) PutApp(a *model.App) { tx.put(a) }
 
 // DeleteApp deletes the record of an app, not its versions or instances.
 func (tx *Tx) DeleteApp(id model.AppID) { tx.write(Key{KindApp, string(id)}, nil) }
 
 // PutVersion writes v.
-func (tx *Tx) PutVersion(v *model.AppVersion) {
-	tx.write(Key{KindVersion, versionKey(v.App, v.Version)}, v)
-}
+func (tx *Tx) PutVersion(v *model.AppVersion) { tx.put(v) }
 
 // DeleteVersion deletes one version of an app.
 func (tx *Tx) DeleteVersion(app model.AppID, n uint64) {
@@ -133,13 +169,13 @@ func (tx *Tx) DeleteVersion(app model.AppID, n uint64) {
 }
 
 // PutInstance writes i.
-func (tx *Tx) PutInstance(i *model.Instance) { tx.write(Key{KindInstance, string(i.ID)}, i) }
+func (tx *Tx) PutInstance(i *model.Instance) { tx.put(i) }
 
 // DeleteInstance deletes an instance.
 func (tx *Tx) DeleteInstance(id model.InstanceID) { tx.write(Key{KindInstance, string(id)}, nil) }
 
 // PutDeployment writes d.
-func (tx *Tx) PutDeployment(d *model.Deployment) { tx.write(Key{KindDeployment, string(d.ID)}, d) }
+func (tx *Tx) PutDeployment(d *model.Deployment) { tx.put(d) }
 
 // DeleteDeployment deletes a deployment.
 func (tx *Tx) DeleteDeployment(id model.DeploymentID) {
@@ -147,7 +183,7 @@ func (tx *Tx) DeleteDeployment(id model.DeploymentID) {
 }
 
 // PutNode writes n.
-func (tx *Tx) PutNode(n *model.Node) { tx.write(Key{KindNode, string(n.ID)}, n) }
+func (tx *Tx) PutNode(n *model.Node) { tx.put(n) }
 
 // DeleteNode deletes a node.
 func (tx *Tx) DeleteNode(id model.NodeID) { tx.write(Key{KindNode, string(id)}, nil) }
@@ -155,14 +191,24 @@ func (tx *Tx) DeleteNode(id model.NodeID) { tx.write(Key{KindNode, string(id)}, 
 // Emit publishes an event once the transaction is durable. Seq and At are filled in then.
 func (tx *Tx) Emit(e model.Event) { tx.events = append(tx.events, e) }
 
+func (tx *Tx) put(val any) {
+	key, _ := KeyOf(val)
+	tx.write(key, val)
+}
+
 func (tx *Tx) write(key Key, val any) {
 	tx.t.set(key, val)
-	if i, ok := tx.writes[key]; ok {
-		tx.ops[i].Val = val
+	tx.record(Op{Key: key, Read: tx.read.revision(key), Val: val})
+}
+
+// record adds op to the writes, in place of an earlier one to the same key.
+func (tx *Tx) record(op Op) {
+	if i, ok := tx.writes[op.Key]; ok {
+		tx.ops[i].Val = op.Val
 		return
 	}
-	tx.writes[key] = len(tx.ops)
-	tx.ops = append(tx.ops, Op{Key: key, Read: tx.base.revision(key), Val: val})
+	tx.writes[op.Key] = len(tx.ops)
+	tx.ops = append(tx.ops, op)
 }
 
 // revision returns the revision of a record, 0 when it does not exist.
