@@ -67,6 +67,12 @@ type Images interface {
 	ListImages(ctx context.Context) ([]Image, error)
 }
 
+// StopSignaler is a driver that knows which signal a task's image asks to be stopped with.
+type StopSignaler interface {
+	// StopSignal returns the number of that signal, or 0 when the image names none.
+	StopSignal(ctx context.Context, id TaskID) (int, error)
+}
+
 // Image is an OCI image present on a node.
 type Image struct {
 	Name    string      `json:"name"`
