@@ -60,6 +60,7 @@ type Deployment struct {
 	Done    int             `json:"done"`           // orchestrator: instances of To that are healthy
 	Want    int             `json:"want"`           // orchestrator: instances To asks for
 	Old     int             `json:"old,omitempty"`  // orchestrator: instances of other templates not yet over
+	Best    int             `json:"best,omitempty"` // orchestrator: the most that Done has been, past which it is progress
 	Moved   time.Time       `json:"moved,omitzero"` // orchestrator: when it last made progress
 	Ended   time.Time       `json:"ended,omitzero"` // orchestrator: when it ended
 
