@@ -1,0 +1,147 @@
+package app
+
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/gantry-os/gantry/model"
+	"github.com/gantry-os/gantry/state"
+)
+
+// manyEvents is how many instances of one plan get an event each.
+const manyEvents = 50
+
+// RandomID returns prefix, '-' and 8 random characters of a-z and 2-7.
+func RandomID(prefix string) string {
+	var b [5]byte
+	rand.Read(b[:])
+	return prefix + "-" + strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))
+}
+
+// trim cuts d down to at most room instance records and reports whether it did. Any part of a plan's instances keeps
+// the ceiling and the floor.
+func (d *Decisions) trim(room int) bool {
+	if d.size() <= room {
+		return false
+	}
+	d.Stop = d.Stop[:min(len(d.Stop), room)]
+	room -= len(d.Stop)
+	create := make([]Create, 0, len(d.Create))
+	for _, c := range d.Create {
+		c.Count = min(c.Count, room)
+		room -= c.Count
+		create = append(create, c)
+	}
+	d.Create = create
+	d.Forget = d.Forget[:min(len(d.Forget), room)]
+	return true
+}
+
+// apply writes d, which was planned on s.
+func (l *Loop) apply(tx *state.Tx, s Snapshot, d *Decisions, now time.Time) {
+	l.stop(tx, s.ID, d.Stop, now)
+	for _, c := range d.Create {
+		l.create(tx, s.ID, c, now)
+	}
+	for _, id := range d.Forget {
+		tx.DeleteInstance(id)
+	}
+	for _, n := range d.ForgetVersions {
+		tx.DeleteVersion(s.ID, n)
+	}
+	for _, id := range d.ForgetDeployments {
+		tx.DeleteDeployment(id)
+	}
+	for _, dep := range d.Deployments {
+		own := *dep
+		tx.PutDeployment(&own)
+	}
+	l.applyApp(tx, s, d)
+	for _, e := range d.Events {
+		tx.Emit(e)
+	}
+}
+
+func (l *Loop) applyApp(tx *state.Tx, s Snapshot, d *Decisions) {
+	if d.Remove {
+		tx.DeleteApp(s.ID)
+		return
+	}
+	if d.App == nil {
+		return
+	}
+	a := *d.App
+	if d.Rollback != nil {
+		dep := *d.Rollback
+		dep.ID = model.DeploymentID(l.fresh("d", func(id string) bool { return tx.Deployment(model.DeploymentID(id)) != nil }))
+		tx.PutDeployment(&dep)
+		a.Deployment = dep.ID
+	}
+	tx.PutApp(&a)
+}
+
+// stop tells instances to end. What no node has begun is over at once: nobody else would say so.
+func (l *Loop) stop(tx *state.Tx, app model.AppID, stops []Stop, now time.Time) {
+	for n, st := range stops {
+		i := tx.Instance(st.ID)
+		if i == nil {
+			continue
+		}
+		lost := i.Over()
+		i = i.Clone()
+		i.Desired, i.Why = model.Halt, st.Why
+		if !lost && i.Node == "" {
+			i.Pending = ""
+			i.Status = model.Status{Phase: model.PhaseStopped, Since: now, Message: "it was stopped before it had a node"}
+		}
+		tx.PutInstance(i)
+		if n < manyEvents {
+			tx.Emit(stopEvent(i, lost))
+		}
+	}
+	if rest := len(stops) - manyEvents; rest > 0 {
+		tx.Emit(model.Event{Type: "instance.stopping", App: app, Message: fmt.Sprintf("%s more stop", count(rest, "instance"))})
+	}
+}
+
+func stopEvent(i *model.Instance, lost bool) model.Event {
+	e := model.Event{Type: "instance.stopping", App: i.App, Instance: i.ID, Node: i.Node, Message: string(i.ID) + " stops: " + i.Why}
+	if lost {
+		e.Type, e.Message = "instance.lost", string(i.ID)+" is replaced: "+i.Why
+	}
+	return e
+}
+
+func (l *Loop) create(tx *state.Tx, app model.AppID, c Create, now time.Time) {
+	for n := range c.Count {
+		id := l.fresh(app.Name(), func(id string) bool { return tx.Instance(model.InstanceID(id)) != nil })
+		tx.PutInstance(&model.Instance{
+			ID: model.InstanceID(id), App: app, Version: c.Version, Created: now, Desired: model.Run,
+			Status: model.Status{Phase: model.PhasePending, Since: now},
+		})
+		if n < manyEvents {
+			tx.Emit(model.Event{
+				Type: "instance.created", App: app, Instance: model.InstanceID(id),
+				Message: fmt.Sprintf("%s of version %d is created", id, c.Version),
+			})
+		}
+	}
+	if rest := c.Count - manyEvents; rest > 0 {
+		tx.Emit(model.Event{
+			Type: "instance.created", App: app,
+			Message: fmt.Sprintf("%s more of version %d are created", count(rest, "instance"), c.Version),
+		})
+	}
+}
+
+// fresh draws ids until one is not taken.
+func (l *Loop) fresh(prefix string, taken func(string) bool) string {
+	id := l.cfg.NewID(prefix)
+	for taken(id) {
+		id = l.cfg.NewID(prefix)
+	}
+	return id
+}

@@ -1,0 +1,33 @@
+// Package app decides how many instances of each app exist and which of them should run: it creates what is missing,
+// replaces one version by another a few at a time, retires what is too much, and writes down in the app's deployment
+// what it does or waits for.
+//
+// Plan is the whole policy: a pure function of one app's records and the time. Loop feeds it every app that changed, or
+// whose deadline has come, and writes its decisions in one transaction if the records are still those it was planned on.
+//
+// # Counting
+//
+// An instance is current when what it runs is the same as what the target version runs (AppVersion.Template), else
+// old. It is live while it is wanted and not over. It counts as healthy once it has been ready for the target's
+// Update.MinHealthyTime.
+//
+//   - Ceiling: instances that are not over, those that are ending included, never become more than count + surge by a
+//     decision. A program that is shutting down still holds its memory and ports, so it counts.
+//   - Floor: while old instances are replaced, no healthy one is stopped that would leave fewer healthy than the floor.
+//     What is not ready does not count, and old instances of that kind go at once.
+//   - An instance that ended for good though it should run, since its node was removed for example, is replaced. One that
+//     lasted only moments is replaced after a pause, so that a cause that remains cannot fill the store.
+//
+// # Paused deployments
+//
+// While a deployment is paused the mix of versions stays as it is: nothing new is created and nothing old is stopped, as
+// with a paused deployment in Kubernetes. An instance that is lost meanwhile is replaced by one of the version it had.
+// The time spent paused does not count against the deadline.
+//
+// # Progress
+//
+// A deployment moves when more of its instances are healthy than ever before, or fewer old ones are left. A restart is
+// no progress, and becoming healthy for the second time is none either. Without progress for Update.Deadline, and the
+// grace of what is ending, it has failed. It then goes back to App.Stable when that runs something else; but not when
+// all of the new version is healthy and only an old instance refuses to end. Removals never fail; they wait.
+package app
