@@ -125,14 +125,17 @@ func (db *DB) serve() {
 		}
 	}()
 	rev, err := db.commit(batch)
-	if err == nil {
-		return
-	}
-	for _, r := range batch {
-		r.err, r.rev = err, rev
-		if len(batch) > 1 && refused(err) { // one of them spoils it for the others
-			if r.rev, err = db.commit([]*request{r}); err != nil {
-				r.err = err
+	switch {
+	case err == nil:
+	case len(batch) == 1 || !refused(err):
+		for _, r := range batch {
+			r.err, r.rev = err, rev
+		}
+	default: // one of them spoils it for the others
+		for _, r := range batch {
+			r.err = errAborted
+			if rev, err := db.commit([]*request{r}); err != nil {
+				r.err, r.rev = err, rev
 			}
 		}
 	}
