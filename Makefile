@@ -60,7 +60,7 @@ generate: ## fail when the OpenAPI document in the tree is not the one that the 
 	@go test -count=1 -run 'OpenAPI' ./api
 
 bench: build ## measure the figures of docs/benchmarks.md
-	@go test -count=1 -timeout 60m -run '^$$' -bench . ./test/bench -v
+	@go test -count=1 -timeout 60m -run '^$$' -bench . ./test/e2e -benchtime 1x -v
 
 fuzz: ## fuzz every parser of outside input for a while each (FUZZTIME=30s)
 	@scripts/fuzz.sh $(or $(FUZZTIME),30s)

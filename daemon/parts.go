@@ -1,0 +1,94 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/gantry-os/gantry/agent"
+	"github.com/gantry-os/gantry/api"
+	"github.com/gantry-os/gantry/api/client"
+	"github.com/gantry-os/gantry/fleet"
+	"github.com/gantry-os/gantry/runtime/process"
+	"github.com/gantry-os/gantry/state"
+)
+
+// nodeAddr is where the instances of a node on its own are reached.
+const nodeAddr = "127.0.0.1"
+
+// openAgent finds out what this node can do and starts its agent, which adopts what runs already.
+func (d *daemon) openAgent() error {
+	node, err := agent.Detect(filepath.Join(d.DataDir, "agent"), nodeAddr)
+	if err != nil {
+		return fmt.Errorf("look at this node: %w", err)
+	}
+	node.Version = Version
+	node.Capacity.CPUs = cmp.Or(d.NodeCPUs, node.Capacity.CPUs)
+	node.Capacity.Memory = cmp.Or(d.NodeMemory, node.Capacity.Memory)
+	node.Isolated = process.CanIsolate()
+	node.OCI = d.engine.able
+	programs, err := process.New(process.Config{
+		Shim:     filepath.Join(d.Bin, "gantry-shim"),
+		StateDir: filepath.Join(d.DataDir, "process"),
+		Cluster:  d.cluster(),
+		Isolate:  node.Isolated.OK,
+		Logger:   d.Logger.With("part", "process"),
+	})
+	if err != nil {
+		return fmt.Errorf("open the runtime for programs: %w", err)
+	}
+	d.node = node
+	d.agent, err = agent.New(agent.Config{
+		Dir: filepath.Join(d.DataDir, "agent"), Node: node,
+		OCI: d.engine.driver, Process: programs,
+		Logger: d.Logger.With("part", "agent"), LogSize: d.LogSize, LogKeep: d.LogKeep,
+	})
+	if err != nil {
+		return fmt.Errorf("open the agent: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	d.later(func() error { cancel(); d.agent.Wait(); return nil })
+	return d.agent.Start(ctx)
+}
+
+// handler returns everything that is served over HTTP.
+func (d *daemon) handler(store state.Store, fl *fleet.Fleet, shutdown func(client.Shutdown)) (http.Handler, error) {
+	meters := prometheus.NewRegistry()
+	meters.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return api.New(api.Config{
+		Store: store, Auth: d.auth, Nodes: fl.Node, Shutdown: shutdown, Logger: d.Logger.With("part", "api"),
+		Info: client.Info{
+			Version: Version, Go: goruntime.Version(), Started: d.started, PID: os.Getpid(), DataDir: d.DataDir,
+		},
+		Meters: meters, Gather: meters,
+	})
+}
+
+// serveHTTP serves until ctx ends, then lets requests under way finish for a moment.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	server := api.Server(h)
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve the API: %w", err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := server.Shutdown(grace); err != nil {
+		return errors.Join(err, server.Close(), <-ended)
+	}
+	<-ended
+	return context.Cause(ctx)
+}
