@@ -33,7 +33,7 @@ type Behavior struct {
 	Code        int           // its exit code then
 	OOM         bool          // it ends because it reached its memory limit; the code is 137
 	IgnoreTerm  bool          // every signal but SIGKILL is ignored
-	HandlesTerm bool          // SIGTERM makes it exit with code 0 instead of 143
+	HandlesTerm bool          // SIGTERM makes it exit with Code instead of ending it
 	StopDelay   time.Duration // time between a signal that ends it and its end
 	Usage       model.Usage   // what Usage returns, At apart
 }
@@ -285,7 +285,7 @@ func (d *Driver) Signal(_ context.Context, id runtime.TaskID, signal int) error 
 	case t.behavior.IgnoreTerm:
 		return nil
 	case signal == sigTerm && t.behavior.HandlesTerm:
-		e = model.Exit{}
+		e = model.Exit{Code: t.behavior.Code}
 	}
 	if t.behavior.StopDelay == 0 || signal == sigKill {
 		t.end(e)
