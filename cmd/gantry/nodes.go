@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/gantry-os/gantry/api/client"
+	"github.com/gantry-os/gantry/cmd/gantry/show"
+	"github.com/spf13/cobra"
+)
+
+// nodesCommand returns `gantry nodes`.
+func (c *cli) nodesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "nodes [NODE]", Aliases: []string{"node"},
+		Short:   "List nodes, or show all about one",
+		Long:    "List the nodes of the cluster with what is reserved of them, or show all about one, by its id or name.",
+		Example: "  gantry nodes",
+		Args:    args(0, 1), ValidArgsFunction: c.completeNode,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			api, err := c.connect()
+			if err != nil {
+				return err
+			}
+			list, err := api.Nodes(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if len(args) == 0 {
+				return c.print(list, func(p *show.Printer) { p.Nodes(list) })
+			}
+			i := slices.IndexFunc(list, func(n client.NodeDetail) bool { return string(n.ID) == args[0] || n.Name == args[0] })
+			if i < 0 {
+				return &exitError{exitNotFound, fmt.Errorf("there is no node %s", args[0]), "gantry nodes lists them"}
+			}
+			instances, err := api.Instances(cmd.Context(), client.InstanceFilter{Node: list[i].ID})
+			if err != nil {
+				return err
+			}
+			return c.print(list[i], func(p *show.Printer) { p.Node(&list[i], instances) })
+		},
+	}
+}

@@ -1,0 +1,59 @@
+package show
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/gantry-os/gantry/api/client"
+	"github.com/gantry-os/gantry/model"
+)
+
+// Status is all that the status of an app shows.
+type Status struct {
+	App      client.AppDetail `json:"app"`
+	Versions []client.Version `json:"versions"`
+	Events   []model.Event    `json:"events"` // the app's newest, oldest first
+}
+
+// Status writes all about one app.
+func (p *Printer) Status(s *Status) {
+	a := &s.App
+	p.title(string(a.ID), a.State)
+	p.facts([][2]string{
+		{"why", a.Why},
+		{"instances", fmt.Sprintf("%d asked for, %d running, %d healthy", a.Instances, a.Running, a.Healthy)},
+		{"version", version(a)},
+		{"address", Addresses(a.List, 8)},
+		{"each takes", resources(a.Resources)},
+		{"labels", labels(a.Labels)},
+		{"created", ago(p.since(a.Created))},
+	})
+	if a.Deployment != nil {
+		p.section("Deployment")
+		p.Deployments([]model.Deployment{*a.Deployment}, false)
+	}
+	p.section("Instances")
+	p.Instances(a.List, false)
+	if len(s.Versions) > 0 {
+		p.section("Versions")
+		p.Versions(s.Versions)
+	}
+	if len(s.Events) > 0 {
+		p.section("Events")
+		for i := range s.Events {
+			p.Event(&s.Events[i])
+		}
+	}
+}
+
+// version says which version is deployed and how it stands to the others.
+func version(a *client.AppDetail) string {
+	v := strconv.FormatUint(a.Target, 10)
+	if a.Target != a.Version {
+		v += fmt.Sprintf(" (version %d, the newest, is not deployed)", a.Version)
+	}
+	if a.Stable != 0 && a.Stable != a.Target {
+		v += fmt.Sprintf("; %d was the last that was healthy as a whole", a.Stable)
+	}
+	return v
+}
