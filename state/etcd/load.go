@@ -1,0 +1,137 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/gantry-os/gantry/state"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+)
+
+// page is how many records one read takes at start.
+const page = 4096
+
+// load reads all records as of one revision, which it returns, into the DB. Pages are decoded while others are read.
+func (s *Store) load(ctx context.Context) (int64, error) {
+	var pages []*[]state.Op
+	rev := int64(0)
+	decoding, ctx := errgroup.WithContext(ctx)
+	decoding.SetLimit(runtime.GOMAXPROCS(0))
+	for from, more := root, true; more; {
+		opts := []clientv3.OpOption{clientv3.WithRange(clientv3.GetPrefixRangeEnd(root)), clientv3.WithLimit(page)}
+		if rev != 0 {
+			opts = append(opts, clientv3.WithRev(rev), clientv3.WithSerializable())
+		}
+		resp, err := s.client.Get(ctx, from, opts...)
+		if err != nil {
+			return 0, errors.Join(err, decoding.Wait())
+		}
+		if rev == 0 {
+			rev = resp.Header.Revision
+		}
+		if more = resp.More; more {
+			from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+		}
+		ops := make([]state.Op, 0, len(resp.Kvs))
+		pages = append(pages, &ops)
+		decoding.Go(func() error { return decodeAll(resp.Kvs, &ops) })
+	}
+	if err := decoding.Wait(); err != nil {
+		return 0, err
+	}
+	all := make([][]state.Op, len(pages))
+	for i, ops := range pages {
+		all[i] = *ops
+	}
+	s.DB.Load(uint64(rev), all...)
+	return rev, nil
+}
+
+func decodeAll(kvs []*mvccpb.KeyValue, out *[]state.Op) error {
+	for _, kv := range kvs {
+		op, ok, err := decodeKV(kv)
+		if err != nil {
+			return err
+		}
+		if ok {
+			*out = append(*out, op)
+		}
+	}
+	return nil
+}
+
+// decodeKV returns the write of a record, and whether kv is one.
+func decodeKV(kv *mvccpb.KeyValue) (state.Op, bool, error) {
+	if string(kv.Key) == leaderKey {
+		return state.Op{}, false, nil
+	}
+	key, err := decodeKey(string(kv.Key))
+	if err != nil {
+		return state.Op{}, false, err
+	}
+	val, err := decode(key, kv.Value)
+	return state.Op{Key: key, Read: uint64(kv.ModRevision), Val: val}, true, err
+}
+
+// follow brings every change from revision rev on into the DB. It ends only with an error: when ctx ends, or when the
+// changes cannot be had or read.
+func (s *Store) follow(ctx context.Context, rev int64) error {
+	for resp := range s.client.Watch(ctx, root, clientv3.WithPrefix(), clientv3.WithRev(rev)) {
+		if err := resp.Err(); err != nil {
+			return fmt.Errorf("%w: follow changes: %w", state.ErrUnavailable, err)
+		}
+		if err := s.apply(resp.Events); err != nil {
+			return fmt.Errorf("%w: follow changes: %w", state.ErrUnavailable, err)
+		}
+	}
+	if ctx.Err() != nil {
+		return errClosed
+	}
+	return fmt.Errorf("%w: changes no longer come", state.ErrUnavailable)
+}
+
+// apply brings in events, a revision at a time.
+func (s *Store) apply(events []*clientv3.Event) error {
+	for len(events) > 0 {
+		rev := events[0].Kv.ModRevision
+		n := 1
+		for n < len(events) && events[n].Kv.ModRevision == rev {
+			n++
+		}
+		if err := s.applyOne(uint64(rev), events[:n]); err != nil {
+			return err
+		}
+		events = events[n:]
+	}
+	return nil
+}
+
+func (s *Store) applyOne(rev uint64, events []*clientv3.Event) error {
+	if rev <= s.DB.View().Revision() {
+		return nil // our own write: spare the decoding
+	}
+	ops := make([]state.Op, 0, len(events))
+	for _, e := range events {
+		op, ok, err := decodeEvent(e)
+		if err != nil {
+			return err
+		}
+		if ok {
+			ops = append(ops, op)
+		}
+	}
+	s.DB.Apply(rev, ops)
+	return nil
+}
+
+func decodeEvent(e *clientv3.Event) (state.Op, bool, error) {
+	if e.Type != clientv3.EventTypeDelete || string(e.Kv.Key) == leaderKey {
+		return decodeKV(e.Kv)
+	}
+	key, err := decodeKey(string(e.Kv.Key))
+	return state.Op{Key: key}, true, err
+}

@@ -1,0 +1,69 @@
+package etcd
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// spaceEvery bounds how often a full store is searched for space, since that halts it for a moment.
+const spaceEvery = time.Minute
+
+// makeSpace tries to make a full store take writes again, and reports whether it may. DB commits one at a time, so
+// nothing else runs it.
+func (s *Store) makeSpace() bool {
+	if time.Since(s.spaceTried) < spaceEvery {
+		return false
+	}
+	s.spaceTried = time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := s.disarm(ctx); err != nil {
+		s.log.Error("the store is full, and making space in it failed", "dir", s.cfg.Dir, "err", err)
+		return false
+	}
+	return true
+}
+
+// disarm drops history and gaps from a store that has met its quota, and lifts the alarm that this raised when there is
+// space to spare then. Otherwise it does nothing.
+func (s *Store) disarm(ctx context.Context) error {
+	alarms, err := s.client.AlarmList(ctx)
+	if err != nil {
+		return fmt.Errorf("list alarms: %w", err)
+	}
+	for _, a := range alarms.Alarms {
+		if a.Alarm != etcdserverpb.AlarmType_NOSPACE {
+			continue
+		}
+		used, err := s.shrink(ctx)
+		if err != nil {
+			return err
+		}
+		if used > s.cfg.Quota/10*9 {
+			return nil
+		}
+		if _, err := s.client.AlarmDisarm(ctx, (*clientv3.AlarmMember)(a)); err != nil {
+			return fmt.Errorf("lift alarm: %w", err)
+		}
+	}
+	return nil
+}
+
+// shrink drops all history and gaps, and returns the bytes that remain.
+func (s *Store) shrink(ctx context.Context) (int64, error) {
+	head, err := s.client.Get(ctx, leaderKey)
+	if err != nil {
+		return 0, fmt.Errorf("read revision: %w", err)
+	}
+	if _, err := s.client.Compact(ctx, head.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+		s.log.Debug("drop history", "err", err) // it has been dropped before
+	}
+	if err := s.member.Server.Backend().Defrag(); err != nil {
+		return 0, fmt.Errorf("close gaps: %w", err)
+	}
+	return s.member.Server.Backend().Size(), nil
+}
