@@ -42,6 +42,9 @@ func (d *Decisions) trim(room int) bool {
 
 // apply writes d, which was planned on s.
 func (l *Loop) apply(tx *state.Tx, s Snapshot, d *Decisions, now time.Time) {
+	for _, e := range d.Events {
+		tx.Emit(e)
+	}
 	l.stop(tx, s.ID, d.Stop, now)
 	for _, c := range d.Create {
 		l.create(tx, s.ID, c, now)
@@ -60,9 +63,6 @@ func (l *Loop) apply(tx *state.Tx, s Snapshot, d *Decisions, now time.Time) {
 		tx.PutDeployment(&own)
 	}
 	l.applyApp(tx, s, d)
-	for _, e := range d.Events {
-		tx.Emit(e)
-	}
 }
 
 func (l *Loop) applyApp(tx *state.Tx, s Snapshot, d *Decisions) {

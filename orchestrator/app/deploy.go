@@ -44,14 +44,14 @@ func (p *planner) supersede() {
 // pause notes that nothing moves. Without Moved, the deadline begins anew once it resumes.
 func (p *planner) pause(dep *model.Deployment) {
 	n := *dep
-	p.count3(&n)
+	p.counts(&n)
 	n.Moved = time.Time{}
 	n.Message = "paused: " + p.tally()
 	p.change(dep, n)
 }
 
-// count3 fills in the counts that people see.
-func (p *planner) count3(n *model.Deployment) {
+// counts fills in the counts that people see.
+func (p *planner) counts(n *model.Deployment) {
 	n.Want = p.count
 	n.Done = min(countHealthy(p.current), p.count)
 	n.Old = len(p.old) + p.oldEnding
@@ -107,7 +107,7 @@ func (p *planner) follow(dep *model.Deployment) {
 		return
 	}
 	n := *dep
-	p.count3(&n)
+	p.counts(&n)
 	first := n.Moved.IsZero()
 	if first || n.Done > n.Best || n.Old < dep.Old {
 		n.Moved = p.now
@@ -115,7 +115,7 @@ func (p *planner) follow(dep *model.Deployment) {
 	n.Best = max(n.Best, n.Done)
 	due := n.Moved.Add(p.allowance())
 	if first {
-		p.emit("started", dep, fmt.Sprintf("%s of %s to version %d begins: %s", dep.Kind, p.s.ID, dep.To, p.tally()))
+		p.begin(dep)
 	}
 	switch {
 	case clean:
@@ -127,10 +127,19 @@ func (p *planner) follow(dep *model.Deployment) {
 		n.Message = p.tally() + p.waits()
 		p.d.wakeAt(due)
 		p.change(dep, n)
-		if n.Done != dep.Done {
+		if n.Done != dep.Done && !first {
 			p.emit("progress", dep, n.Message)
 		}
 	}
+}
+
+// begin tells of a deployment that is planned for the first time, or since it was paused.
+func (p *planner) begin(dep *model.Deployment) {
+	what, verb := "started", "begins"
+	if dep.Want != 0 || dep.Done != 0 || dep.Old != 0 {
+		what, verb = "resumed", "goes on"
+	}
+	p.emit(what, dep, fmt.Sprintf("%s of %s to version %d %s: %s", dep.Kind, p.s.ID, dep.To, verb, p.tally()))
 }
 
 // stable notes that the target was healthy as a whole.

@@ -295,28 +295,33 @@ func (p *planner) retireSurplus() {
 	if extra <= 0 {
 		return
 	}
+	why := fmt.Sprintf("the app needs only %s", count(p.count, "instance"))
+	if p.count == 0 {
+		why = "the app needs no instances"
+	}
 	p.order(p.current)
 	for _, m := range p.current[:extra] {
-		p.stop(m, fmt.Sprintf("the app needs only %s", count(p.count, "instance")))
+		p.stop(m, why)
 	}
 	p.ending = append(p.ending, instances(p.current[:extra])...)
 	p.current = p.current[extra:]
 }
 
-// retireOld stops old instances: those that do not serve at once, the others as far as the floor allows.
+// retireOld stops old instances: those that do not serve at once, the others as far as the floor allows. While it is
+// not reached, what has only just become ready stays too: it is on its way to count.
 func (p *planner) retireOld(counted int) {
-	budget := counted - p.floor
-	serving := 0
+	var ranks [healthy + 1]int
 	for _, m := range p.old {
-		if m.rank >= young {
-			serving++
-		}
+		ranks[m.rank]++
 	}
-	if serving == len(p.old) && budget <= 0 {
+	n := ranks[unplaced] + ranks[idle]
+	if counted >= p.floor {
+		n += ranks[young] + min(ranks[healthy], counted-p.floor)
+	}
+	if n == 0 {
 		return
 	}
 	p.order(p.old)
-	n := len(p.old) - serving + min(serving, max(budget, 0))
 	for _, m := range p.old[:n] {
 		p.stop(m, fmt.Sprintf("version %d replaces version %d", p.target.Version, m.Version))
 	}

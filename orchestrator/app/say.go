@@ -76,8 +76,8 @@ func (p *planner) waits() string {
 func (p *planner) waitsForPlace(pending []*model.Instance) string {
 	out := fmt.Sprintf("; waits: %s cannot be placed: %s", count(len(pending), "instance"), pending[0].Pending)
 	if len(p.old) > 0 && p.floor > 0 {
-		out += fmt.Sprintf("; %s stay in place since %d must remain healthy (update.minHealthy)",
-			count(len(p.old), "old instance"), p.floor)
+		out += fmt.Sprintf("; the floor of %d healthy (update.minHealthy) keeps %s in place",
+			p.floor, count(len(p.old), "old instance"))
 	}
 	return out
 }
