@@ -36,7 +36,12 @@ type table struct {
 	rigid  map[int]bool // columns that are never cut, such as ids to copy
 }
 
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+func (t *table) add(cells ...string) {
+	for i, cell := range cells {
+		cells[i] = oneLine(cell)
+	}
+	t.rows = append(t.rows, cells)
+}
 
 // columns makes a set of column numbers.
 func columns(n ...int) map[int]bool {
@@ -108,7 +113,7 @@ func (p *Printer) row(t *table, widths []int, cells []string, header bool) {
 		if b.Len() > 0 {
 			b.WriteString(gap)
 		}
-		cell = ansi.Truncate(oneLine(cell), widths[i], "…")
+		cell = ansi.Truncate(cell, widths[i], "…")
 		pad := strings.Repeat(" ", widths[i]-ansi.StringWidth(cell))
 		switch {
 		case header:
@@ -121,10 +126,14 @@ func (p *Printer) row(t *table, widths []int, cells []string, header bool) {
 		}
 		b.WriteString(cell + pad)
 	}
-	fmt.Fprintln(p.W, strings.TrimRight(b.String(), " "))
+	line := strings.TrimRight(b.String(), " ")
+	if p.Width > 0 {
+		line = ansi.Truncate(line, p.Width, "…") // columns that are not cut may not fit
+	}
+	fmt.Fprintln(p.W, line)
 }
 
-// oneLine keeps a cell from breaking its row.
+// oneLine keeps a text on its line, and control sequences in it from reaching the terminal.
 func oneLine(s string) string {
 	return strings.NewReplacer("\n", " ", "\r", " ", "\t", " ", "\x1b", "").Replace(s)
 }

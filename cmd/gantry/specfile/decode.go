@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -57,6 +58,8 @@ func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
 		}
 	case reflect.Bool:
 		d.simple(n, path, v, "true or false")
+	case reflect.Int:
+		d.whole(n, path, v)
 	default:
 		d.simple(n, path, v, "a number")
 	}
@@ -87,6 +90,18 @@ func (d *decoder) simple(n *yaml.Node, path string, v reflect.Value, want string
 	if d.scalar(n, path, want) && n.Decode(v.Addr().Interface()) != nil {
 		d.fail(n, path, "%q is not %s", n.Value, want)
 	}
+}
+
+// whole reads an integer; the YAML package would cut a fraction off.
+func (d *decoder) whole(n *yaml.Node, path string, v reflect.Value) {
+	if !d.scalar(n, path, "a whole number") {
+		return
+	}
+	i, err := strconv.Atoi(n.Value)
+	if err != nil {
+		d.fail(n, path, "%q is not a whole number", n.Value)
+	}
+	v.SetInt(int64(i))
 }
 
 func (d *decoder) object(n *yaml.Node, path string, v reflect.Value) {
