@@ -1,0 +1,289 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/gantry-os/gantry/agent/wire"
+	"github.com/gantry-os/gantry/api/client"
+	"github.com/gantry-os/gantry/model"
+	"github.com/gantry-os/gantry/state"
+)
+
+// usageTimeout bounds how long one node may take to say what it uses.
+const usageTimeout = 3 * time.Second
+
+type nodePath struct {
+	ID string `path:"id" maxLength:"100" doc:"Id or name of the node."`
+}
+
+func noNode(v state.View, id model.NodeID) error {
+	var names []string
+	for n := range v.Nodes() {
+		names = append(names, string(n.ID), n.Name)
+	}
+	return notFound("no node %s%s", id, didYouMean(string(id), names))
+}
+
+// findNode finds a node by its id, or by its name when one node has it.
+func findNode(v state.View, id model.NodeID) (*model.Node, error) {
+	if n := v.Node(id); n != nil {
+		return n, nil
+	}
+	var found []*model.Node
+	for n := range v.Nodes() {
+		if n.Name == string(id) {
+			found = append(found, n)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, noNode(v, id)
+	case 1:
+		return found[0], nil
+	}
+	return nil, conflict("%d nodes have the name %s; give an id", len(found), id)
+}
+
+// nodeDetail adds up what is taken of a node.
+func nodeDetail(v state.View, n *model.Node) client.NodeDetail {
+	out := client.NodeDetail{Node: *n}
+	sizes := map[versionKey]model.Resources{}
+	for i := range v.InstancesOn(n.ID) {
+		if i.Over() {
+			continue
+		}
+		out.Instances++
+		out.Used = out.Used.Add(sizeOf(v, i, sizes))
+	}
+	return out
+}
+
+// sizeOf returns what an instance takes; known remembers versions.
+func sizeOf(v state.View, i *model.Instance, known map[versionKey]model.Resources) model.Resources {
+	key := versionKey{i.App, i.Version}
+	r, ok := known[key]
+	if ver := v.Version(i.App, i.Version); !ok && ver != nil {
+		r = ver.Spec.Resources()
+	}
+	known[key] = r
+	return r
+}
+
+func (s *server) listNodes(context.Context, *none) (*reply[[]client.NodeDetail], error) {
+	v := s.Store.View()
+	out := []client.NodeDetail{}
+	for n := range v.Nodes() {
+		out = append(out, nodeDetail(v, n))
+	}
+	return answer(out)
+}
+
+func (s *server) getNode(_ context.Context, in *nodePath) (*reply[client.NodeDetail], error) {
+	v := s.Store.View()
+	n, err := findNode(v, model.NodeID(in.ID))
+	if err != nil {
+		return nil, err
+	}
+	return answer(nodeDetail(v, n))
+}
+
+func (s *server) getUsage(ctx context.Context, _ *none) (*reply[client.Usage], error) {
+	v := s.Store.View()
+	all, err := s.usage(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	out := client.Usage{Nodes: []client.NodeUsage{}, Instances: []client.InstanceUsage{}}
+	sizes := map[versionKey]model.Resources{}
+	for id, u := range all {
+		n := v.Node(id)
+		out.Nodes = append(out.Nodes, client.NodeUsage{Node: id, Name: n.Name, Usage: u.Node, Capacity: n.Capacity})
+		for iid, used := range u.Instances {
+			if i := v.Instance(iid); i != nil {
+				out.Instances = append(out.Instances, client.InstanceUsage{
+					Instance: iid, App: i.App, Node: id, Usage: used, Limit: sizeOf(v, i, sizes),
+				})
+			}
+		}
+	}
+	slices.SortFunc(out.Nodes, func(a, b client.NodeUsage) int { return cmp.Compare(a.Node, b.Node) })
+	slices.SortFunc(out.Instances, func(a, b client.InstanceUsage) int { return cmp.Compare(a.Instance, b.Instance) })
+	return answer(out)
+}
+
+// usage asks all connected nodes at once. It fails when there are some and none answers.
+func (s *server) usage(ctx context.Context, v state.View) (map[model.NodeID]wire.Usage, error) {
+	ctx, cancel := context.WithTimeout(ctx, usageTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	out := map[model.NodeID]wire.Usage{}
+	for n := range v.Nodes() {
+		agent, ok := s.Nodes(n.ID)
+		if !ok {
+			continue
+		}
+		wg.Go(func() {
+			u, err := agent.Usage(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+				return
+			}
+			out[n.ID] = u
+		})
+	}
+	wg.Wait()
+	if len(out) == 0 && len(errs) > 0 {
+		return nil, unavailable("no node says what it uses: %v", errs[0])
+	}
+	return out, nil
+}
+
+// ImageQuery says whose images are meant.
+type ImageQuery struct {
+	Node string `query:"node" doc:"Id or name of the node. It may be left out when there is only one."`
+}
+
+// agentOf returns the agent of a node that a query names, or of the only one.
+func (s *server) agentOf(id string) (wire.Node, error) {
+	v := s.Store.View()
+	n, err := onlyNode(v, id)
+	if err != nil {
+		return nil, err
+	}
+	if a, ok := s.Nodes(n.ID); ok {
+		return a, nil
+	}
+	return nil, unavailable("node %s is not connected", n.Name)
+}
+
+func onlyNode(v state.View, id string) (*model.Node, error) {
+	if id != "" {
+		return findNode(v, model.NodeID(id))
+	}
+	var only *model.Node
+	for n := range v.Nodes() {
+		if only != nil {
+			return nil, conflict("there are several nodes; name one with node=")
+		}
+		only = n
+	}
+	if only == nil {
+		return nil, unavailable("no node has joined yet")
+	}
+	return only, nil
+}
+
+func (s *server) listImages(ctx context.Context, in *ImageQuery) (*reply[[]client.Image], error) {
+	agent, err := s.agentOf(in.Node)
+	if err != nil {
+		return nil, err
+	}
+	images, err := agent.Images(ctx)
+	if err != nil {
+		return nil, nodeError(err)
+	}
+	out := []client.Image{}
+	for _, i := range images {
+		out = append(out, client.Image{Name: i.Name, Digest: i.Digest, Size: i.Size, Created: i.Created})
+	}
+	slices.SortFunc(out, func(a, b client.Image) int { return cmp.Compare(a.Name, b.Name) })
+	return answer(out)
+}
+
+const archiveType = "application/x-tar"
+
+// upload is the input of an image import: the connection itself, since archives do not fit into memory.
+type upload struct {
+	ImageQuery
+	body
+}
+
+func (s *server) importImages(_ context.Context, in *upload) (*reply[client.Imported], error) {
+	r, w := humago.Unwrap(in.ctx)
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != archiveType {
+		return nil, problem(http.StatusUnsupportedMediaType, "the body's Content-Type is %q; send %s", r.Header.Get("Content-Type"), archiveType)
+	}
+	agent, err := s.agentOf(in.Node)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := streaming(w, r)
+	defer cancel()
+	archive := &counted{r: http.MaxBytesReader(w, r.Body, maxArchive)}
+	names, err := agent.Import(ctx, archive)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(archive.err, &tooLarge):
+		return nil, problem(http.StatusRequestEntityTooLarge, "the archive has more than 16 GiB")
+	case archive.err != nil:
+		return nil, badRequest("cannot read the archive: %v", archive.err)
+	case err != nil:
+		return nil, nodeError(err)
+	}
+	return answer(client.Imported{Images: append([]string{}, names...)})
+}
+
+// counted remembers how reading failed, which tells a client that went away from an engine that refuses the archive.
+type counted struct {
+	r   io.Reader
+	err error
+}
+
+// Read implements io.Reader.
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		c.err = err
+	}
+	return n, err
+}
+
+func (s *server) getInfo(context.Context, *none) (*reply[client.Info], error) {
+	v, out := s.Store.View(), s.Info
+	out.Apps, out.Count = v.AppCount(), v.InstanceCount()
+	for range v.Nodes() {
+		out.Nodes++
+	}
+	return answer(out)
+}
+
+type shutdownInput struct{ body }
+
+func (s *server) shutdown(_ context.Context, in *shutdownInput) (*reply[struct{}], error) {
+	var ask client.Shutdown
+	if err := in.read(&ask, true); err != nil {
+		return nil, err
+	}
+	s.Shutdown(ask)
+	return answer(struct{}{})
+}
+
+func (s *server) healthz(context.Context, *none) (*huma.StreamResponse, error) {
+	return text("text/plain; charset=utf-8", []byte("ok\n")), nil
+}
+
+func (s *server) getOpenAPI(context.Context, *none) (*huma.StreamResponse, error) {
+	return text("application/json", s.openapi), nil
+}
+
+func text(contentType string, b []byte) *huma.StreamResponse {
+	return streamed(func(w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("Content-Type", contentType)
+		_, err := w.Write(b)
+		return err
+	})
+}

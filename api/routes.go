@@ -1,0 +1,194 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"reflect"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/gantry-os/gantry/api/client"
+	"github.com/gantry-os/gantry/identity"
+	"github.com/gantry-os/gantry/model"
+)
+
+// route is one row of the table.
+type route struct {
+	method, path string
+	access       identity.Access
+	id           string // operation id
+	tag          string
+	summary      string
+	description  string
+	status       int   // of success, 200 when 0
+	errors       []int // beside 401, 422 for bad parameters, and 500
+	also         extra
+	add          func(*server, huma.Operation)
+}
+
+// handle makes a row's add of a method: its input and output types are what the document shows.
+func handle[I, O any](fn func(*server, context.Context, *I) (*O, error)) func(*server, huma.Operation) {
+	return func(s *server, op huma.Operation) {
+		huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) { return fn(s, ctx, in) })
+	}
+}
+
+const (
+	notFoundStatus    = http.StatusNotFound
+	conflictStatus    = http.StatusConflict
+	unavailableStatus = http.StatusServiceUnavailable
+	badStatus         = http.StatusBadRequest
+)
+
+// errors of operations that take JSON.
+var bodyErrors = []int{badStatus, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, conflictStatus, unavailableStatus}
+
+func and(list []int, more ...int) []int { return append(append([]int(nil), list...), more...) }
+
+// routes is everything that can be asked for.
+func routes() []route {
+	const get, post, put, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete
+	return []route{
+		{method: get, path: "/v1/apps", access: identity.Read, id: "list-apps", tag: "apps", add: handle((*server).listApps),
+			summary: "List apps"},
+		{method: post, path: "/v1/apps", access: identity.Write, id: "create-app", tag: "apps", add: handle((*server).createApp),
+			summary: "Create an app", description: "Fails when the app exists.", status: 202, errors: bodyErrors, also: takes[model.Spec]},
+		{method: get, path: "/v1/apps/{app}", access: identity.Read, id: "get-app", tag: "apps", add: handle((*server).getApp),
+			summary: "Get an app, its spec and its instances", errors: []int{notFoundStatus}},
+		{method: put, path: "/v1/apps/{app}", access: identity.Write, id: "put-app", tag: "apps", add: handle((*server).putApp),
+			summary: "Create or update an app", description: "Makes the app be as the spec says. A spec that means the same as the deployed one " +
+				"changes nothing and is answered with 200. A registry password that is sent as answers show it, ********, is kept.",
+			status: 202, errors: and(bodyErrors, http.StatusPreconditionFailed), also: both(takes[model.Spec], unchanged)},
+		{method: del, path: "/v1/apps/{app}", access: identity.Write, id: "delete-app", tag: "apps", add: handle((*server).deleteApp),
+			summary: "Remove an app", description: "Stops all instances, then forgets the app. Removing it again is answered the same way.",
+			status: 202, errors: []int{notFoundStatus, unavailableStatus}},
+		{method: post, path: "/v1/apps/{app}/scale", access: identity.Write, id: "scale-app", tag: "apps", add: handle((*server).scaleApp),
+			summary: "Set how many instances to keep running", status: 202, errors: and(bodyErrors, notFoundStatus), also: both(takes[client.Scale], unchanged)},
+		{method: post, path: "/v1/apps/{app}/restart", access: identity.Write, id: "restart-app", tag: "apps", add: handle((*server).restartApp),
+			summary: "Replace every instance by a new one", description: "Follows the app's update policy.",
+			status: 202, errors: []int{notFoundStatus, conflictStatus, unavailableStatus}},
+		{method: post, path: "/v1/apps/{app}/rollback", access: identity.Write, id: "rollback-app", tag: "apps", add: handle((*server).rollbackApp),
+			summary: "Deploy an earlier version again", description: "Makes a new version with the spec of the earlier one. The body may be left out.",
+			status: 202, errors: and(bodyErrors, notFoundStatus), also: both(mayTake[client.Rollback], unchanged)},
+		{method: get, path: "/v1/apps/{app}/versions", access: identity.Read, id: "list-versions", tag: "apps", add: handle((*server).listVersions),
+			summary: "List the kept versions of an app, newest first", errors: []int{notFoundStatus}},
+
+		{method: get, path: "/v1/instances", access: identity.Read, id: "list-instances", tag: "instances", add: handle((*server).listInstances),
+			summary: "List instances, newest first", errors: []int{notFoundStatus}},
+		{method: get, path: "/v1/instances/{id}", access: identity.Read, id: "get-instance", tag: "instances", add: handle((*server).getInstance),
+			summary: "Get an instance", errors: []int{notFoundStatus}},
+		{method: get, path: "/v1/instances/{id}/logs", access: identity.Read, id: "read-logs", tag: "instances", add: handle((*server).readLogs),
+			summary: "Read the output of a container", description: "A stream of text, sent as the container writes it. Instances that are over are kept with their logs for a while.",
+			errors: []int{notFoundStatus, conflictStatus, unavailableStatus}, also: sends("text/plain", "The output, as bytes.")},
+		{method: get, path: "/v1/instances/{id}/exec", access: identity.Write, id: "exec", tag: "instances", add: handle((*server).exec),
+			summary: "Run a program beside a container", description: execDescription, status: http.StatusSwitchingProtocols,
+			errors: []int{badStatus, notFoundStatus, conflictStatus, unavailableStatus}},
+
+		{method: get, path: "/v1/deployments", access: identity.Read, id: "list-deployments", tag: "deployments", add: handle((*server).listDeployments),
+			summary: "List deployments, newest first"},
+		{method: get, path: "/v1/deployments/{id}", access: identity.Read, id: "get-deployment", tag: "deployments", add: handle((*server).getDeployment),
+			summary: "Get a deployment", errors: []int{notFoundStatus}},
+		{method: post, path: "/v1/deployments/{id}/pause", access: identity.Write, id: "pause-deployment", tag: "deployments", add: handle((*server).pauseDeployment),
+			summary: "Let a deployment take no further step", errors: []int{notFoundStatus, conflictStatus, unavailableStatus}},
+		{method: post, path: "/v1/deployments/{id}/resume", access: identity.Write, id: "resume-deployment", tag: "deployments", add: handle((*server).resumeDeployment),
+			summary: "Let a paused deployment go on", errors: []int{notFoundStatus, conflictStatus, unavailableStatus}},
+		{method: post, path: "/v1/deployments/{id}/cancel", access: identity.Write, id: "cancel-deployment", tag: "deployments", add: handle((*server).cancelDeployment),
+			summary: "End a deployment and go back", description: "Starts another deployment, to the last version that was healthy as a whole. It is the app's newest one then.",
+			errors: []int{notFoundStatus, conflictStatus, unavailableStatus}},
+
+		{method: get, path: "/v1/nodes", access: identity.Read, id: "list-nodes", tag: "nodes", add: handle((*server).listNodes),
+			summary: "List nodes and what is taken of them"},
+		{method: get, path: "/v1/nodes/{id}", access: identity.Read, id: "get-node", tag: "nodes", add: handle((*server).getNode),
+			summary: "Get a node", errors: []int{notFoundStatus}},
+		{method: get, path: "/v1/usage", access: identity.Read, id: "get-usage", tag: "nodes", add: handle((*server).getUsage),
+			summary: "What nodes and instances use now", description: "At most a few seconds old. Nodes that do not answer are left out.", errors: []int{unavailableStatus}},
+		{method: get, path: "/v1/images", access: identity.Read, id: "list-images", tag: "nodes", add: handle((*server).listImages),
+			summary: "List the images on a node", errors: []int{notFoundStatus, conflictStatus, unavailableStatus}},
+		{method: post, path: "/v1/images", access: identity.Admin, id: "import-images", tag: "nodes", add: handle((*server).importImages),
+			summary: "Load images into a node", description: "The body is an OCI or Docker archive of at most 16 GiB, which is passed on as it comes.",
+			errors: []int{badStatus, notFoundStatus, conflictStatus, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, unavailableStatus}, also: takesArchive},
+
+		{method: get, path: "/v1/events", access: identity.Read, id: "list-events", tag: "server", add: handle((*server).events),
+			summary: "Read or follow events", description: "Answers the kept events, oldest first. With follow, or when text/event-stream is accepted, it goes on as server-sent " +
+				"events: the id is the event's seq, the event its type, the data the event as JSON.", also: answersEvents},
+		{method: get, path: "/v1/info", access: identity.Read, id: "get-info", tag: "server", add: handle((*server).getInfo),
+			summary: "Describe the server"},
+		{method: post, path: "/v1/shutdown", access: identity.Admin, id: "shutdown", tag: "server", add: handle((*server).shutdown),
+			summary: "End the server", description: "Answers before the server ends. The body may be left out.", status: 202,
+			errors: []int{badStatus, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType}, also: mayTake[client.Shutdown]},
+		{method: get, path: "/v1/openapi.json", access: identity.Public, id: "get-openapi", tag: "server", add: handle((*server).getOpenAPI),
+			summary: "This document", also: sends("application/json", "An OpenAPI 3.1 document.")},
+		{method: get, path: "/healthz", access: identity.Public, id: "health", tag: "server", add: handle((*server).healthz),
+			summary: "Whether the server answers", also: sends("text/plain", "ok")},
+		{method: get, path: "/metrics", access: identity.Read, id: "metrics", tag: "server", add: handle((*server).metrics),
+			summary: "Metrics for Prometheus", also: sends("text/plain", "Metrics in the text form of Prometheus.")},
+	}
+}
+
+// register puts the row into service and into the document.
+func (r route) register(s *server) {
+	op := huma.Operation{
+		Method: r.method, Path: r.path, OperationID: r.id, Tags: []string{r.tag}, Summary: r.summary, Description: r.description,
+		DefaultStatus: r.status, Errors: r.errors,
+		Middlewares: huma.Middlewares{s.guard(r.access)},
+		Extensions:  map[string]any{"x-gantry-access": r.access.String()},
+	}
+	op.Errors = and(op.Errors, http.StatusInternalServerError)
+	if r.access != identity.Public {
+		op.Security = []map[string][]string{{"token": {}}}
+		op.Errors = and(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusUnprocessableEntity)
+	}
+	r.add(s, op)
+	if r.also != nil {
+		item := s.api.OpenAPI().Paths[r.path]
+		doc := map[string]*huma.Operation{
+			http.MethodGet: item.Get, http.MethodPut: item.Put, http.MethodPost: item.Post, http.MethodDelete: item.Delete,
+		}[r.method]
+		r.also(s.api.OpenAPI().Components.Schemas, doc)
+	}
+}
+
+// extra completes an operation's entry in the document with what its Go types do not say.
+type extra func(huma.Registry, *huma.Operation)
+
+func both(a, b extra) extra {
+	return func(r huma.Registry, op *huma.Operation) { a(r, op); b(r, op) }
+}
+
+// takes describes a body of JSON. Input types have none, since handlers decode by themselves.
+func takes[T any](r huma.Registry, op *huma.Operation) {
+	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+		"application/json": {Schema: r.Schema(reflect.TypeFor[T](), true, "")},
+	}}
+}
+
+func mayTake[T any](r huma.Registry, op *huma.Operation) {
+	takes[T](r, op)
+	op.RequestBody.Required = false
+}
+
+func takesArchive(_ huma.Registry, op *huma.Operation) {
+	op.RequestBody = &huma.RequestBody{Required: true, Description: "An OCI or Docker archive.", Content: map[string]*huma.MediaType{
+		archiveType: {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}},
+	}}
+}
+
+// unchanged describes the answer to a write that found everything as asked.
+func unchanged(_ huma.Registry, op *huma.Operation) {
+	op.Responses["200"] = &huma.Response{Description: "The app was as asked already.", Content: op.Responses["202"].Content}
+}
+
+func sends(contentType, description string) extra {
+	return func(_ huma.Registry, op *huma.Operation) {
+		op.Responses["200"].Description = description
+		op.Responses["200"].Content = map[string]*huma.MediaType{contentType: {Schema: &huma.Schema{Type: huma.TypeString}}}
+	}
+}
+
+// answersEvents describes both forms in which events come.
+func answersEvents(r huma.Registry, op *huma.Operation) {
+	op.Responses["200"].Description = "Events."
+	op.Responses["200"].Content = map[string]*huma.MediaType{
+		"application/json":  {Schema: r.Schema(reflect.TypeFor[[]model.Event](), true, "")},
+		"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString}},
+	}
+}
