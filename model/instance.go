@@ -4,16 +4,16 @@ import "time"
 
 // Instance is one copy of an app. The field comments name the room that writes each field.
 type Instance struct {
-	ID      InstanceID `json:"id"`
-	App     AppID      `json:"app"`
-	Version uint64     `json:"version"`           // orchestrator: the app version whose spec it runs; immutable
-	Created time.Time  `json:"created"`           // orchestrator; immutable
-	Desired Desired    `json:"desired"`           // orchestrator: run or stop; never back to run
-	Why     string     `json:"why,omitempty"`     // orchestrator: why it is to stop
-	Node    NodeID     `json:"node,omitempty"`    // scheduler: where it runs; immutable once set
-	Ports   []uint16   `json:"ports,omitempty"`   // scheduler: one per endpoint of the spec, in order
-	Pending string     `json:"pending,omitempty"` // scheduler: why it has no node yet
-	Status  Status     `json:"status"`            // fleet: what the agent saw last
+	ID      InstanceID `json:"id" doc:"Id: the last part of the id of the app, and a random suffix."`
+	App     AppID      `json:"app" doc:"The app that it is a copy of."`
+	Version uint64     `json:"version" doc:"The version of the app that it was made for."`                   // orchestrator: the app version whose spec it runs; immutable
+	Created time.Time  `json:"created" doc:"When it was asked for."`                                         // orchestrator; immutable
+	Desired Desired    `json:"desired" enum:"run,stop" doc:"What it should do."`                             // orchestrator: run or stop; never back to run
+	Why     string     `json:"why,omitempty" doc:"Why it is to stop."`                                       // orchestrator: why it is to stop
+	Node    NodeID     `json:"node,omitempty" doc:"Id of the node that it is on."`                           // scheduler: where it runs; immutable once set
+	Ports   []uint16   `json:"ports,omitempty" doc:"One port for each endpoint of the app, in their order."` // scheduler: one per endpoint of the spec, in order
+	Pending string     `json:"pending,omitempty" doc:"Why it has no node yet."`                              // scheduler: why it has no node yet
+	Status  Status     `json:"status" doc:"What its node says of it."`                                       // fleet: what the agent saw last
 
 	Revision uint64 `json:"-"` // state: the store's revision of the last write
 }
@@ -29,32 +29,32 @@ const (
 
 // Status is the agent's word about an instance.
 type Status struct {
-	Attempt uint32       `json:"attempt,omitempty"` // how often it was started on its node, from 1
-	Phase   Phase        `json:"phase"`
-	Since   time.Time    `json:"since"`             // when Phase, Healthy or Ready last changed
-	Started time.Time    `json:"started,omitzero"`  // when this attempt's programs ran
-	Healthy Health       `json:"healthy,omitempty"` // of the liveness checks
-	Ready   bool         `json:"ready,omitempty"`   // running, and all checks have passed
-	Message string       `json:"message,omitempty"` // one sentence: what it waits for, or how it ended
-	Tasks   []TaskStatus `json:"tasks,omitempty"`   // one per container that was started in this attempt
+	Attempt uint32       `json:"attempt,omitempty" doc:"How often it was started, from 1."` // how often it was started on its node, from 1
+	Phase   Phase        `json:"phase" enum:"pending,assigned,preparing,starting,running,stopping,backoff,stopped" doc:"Where it stands in its life."`
+	Since   time.Time    `json:"since" doc:"When phase, health or readiness last changed."`                                            // when Phase, Healthy or Ready last changed
+	Started time.Time    `json:"started,omitzero" doc:"When the programs of this attempt ran."`                                        // when this attempt's programs ran
+	Healthy Health       `json:"healthy,omitempty" enum:"healthy,unhealthy" doc:"Outcome of the liveness checks; absent without any."` // of the liveness checks
+	Ready   bool         `json:"ready,omitempty" doc:"It runs, and all checks have passed."`                                           // running, and all checks have passed
+	Message string       `json:"message,omitempty" doc:"One sentence: what it waits for, or how it ended."`                            // one sentence: what it waits for, or how it ended
+	Tasks   []TaskStatus `json:"tasks,omitempty" doc:"One for each container that was started in this attempt."`                       // one per container that was started in this attempt
 }
 
 // TaskStatus is what is known of one container's program.
 type TaskStatus struct {
-	Name string `json:"name"`
-	PID  int    `json:"pid,omitempty"`  // on its node; 0 before start
-	Exit *Exit  `json:"exit,omitempty"` // how it ended, nil while it runs
+	Name string `json:"name" doc:"Name of the container."`
+	PID  int    `json:"pid,omitempty" doc:"Process id on its node."`              // on its node; 0 before start
+	Exit *Exit  `json:"exit,omitempty" doc:"How it ended; absent while it runs."` // how it ended, nil while it runs
 }
 
 // Exit is how a program ended.
 type Exit struct {
-	Code   int       `json:"code"`             // exit code; 128+n when signal n ended it
-	Signal int       `json:"signal,omitempty"` // the signal that ended it, or 0
-	OOM    bool      `json:"oom,omitempty"`    // the kernel ended it, or one of its children, at its memory limit
-	Peak   Bytes     `json:"peak,omitempty"`   // most memory used, with OOM
-	Limit  Bytes     `json:"limit,omitempty"`  // the limit, with OOM
-	Lost   string    `json:"lost,omitempty"`   // why code and time are not known, such as a reboot
-	At     time.Time `json:"at"`
+	Code   int       `json:"code" doc:"Exit code; 128 and the number of the signal when one ended it."` // exit code; 128+n when signal n ended it
+	Signal int       `json:"signal,omitempty" doc:"Number of the signal that ended it."`                // the signal that ended it, or 0
+	OOM    bool      `json:"oom,omitempty" doc:"It was ended at its memory limit."`                     // the kernel ended it, or one of its children, at its memory limit
+	Peak   Bytes     `json:"peak,omitempty" doc:"The most memory it used, when ended at its limit."`    // most memory used, with OOM
+	Limit  Bytes     `json:"limit,omitempty" doc:"Its memory limit, when ended at it."`                 // the limit, with OOM
+	Lost   string    `json:"lost,omitempty" doc:"Why code and time are not known."`                     // why code and time are not known, such as a reboot
+	At     time.Time `json:"at" doc:"When it ended."`
 }
 
 // Health is the outcome of liveness checks.

@@ -16,17 +16,17 @@ type Change struct {
 
 // AppSummary is an app in a list.
 type AppSummary struct {
-	ID         model.AppID       `json:"id"`
+	ID         model.AppID       `json:"id" doc:"Id."`
 	Version    uint64            `json:"version" doc:"The version that the user wrote last."`
 	Target     uint64            `json:"target" doc:"The version that is deployed: another than version after a roll back."`
 	Instances  int               `json:"instances" doc:"How many instances are asked for."`
 	Running    int               `json:"running" doc:"How many wanted instances run."`
 	Healthy    int               `json:"healthy" doc:"How many wanted instances run, are ready and fail no check."`
-	Removing   bool              `json:"removing,omitempty"`
+	Removing   bool              `json:"removing,omitempty" doc:"The user removed it; it goes once its instances are over."`
 	Deployment *model.Deployment `json:"deployment,omitempty" doc:"The newest deployment."`
 	Resources  model.Resources   `json:"resources" doc:"What one instance takes."`
-	Labels     map[string]string `json:"labels,omitempty"`
-	Created    time.Time         `json:"created"`
+	Labels     map[string]string `json:"labels,omitempty" doc:"Labels of the deployed version."`
+	Created    time.Time         `json:"created" doc:"When it was made."`
 	State      string            `json:"state" doc:"One word: running, deploying, degraded, paused, waiting, suspended or removing."`
 	Why        string            `json:"why,omitempty" doc:"One sentence on what is not as asked, and why."`
 }
@@ -53,12 +53,12 @@ type Instance struct {
 
 // Version is one kept version of an app.
 type Version struct {
-	Version  uint64      `json:"version"`
-	Created  time.Time   `json:"created"`
-	Note     string      `json:"note,omitempty"`
+	Version  uint64      `json:"version" doc:"Number of the version, from 1."`
+	Created  time.Time   `json:"created" doc:"When it was written."`
+	Note     string      `json:"note,omitempty" doc:"How it came to be, when it was not written as it is."`
 	Deployed bool        `json:"deployed" doc:"It is the one that is deployed."`
 	Stable   bool        `json:"stable" doc:"It is the last one that was healthy as a whole."`
-	Spec     *model.Spec `json:"spec"`
+	Spec     *model.Spec `json:"spec" doc:"The spec, passwords masked."`
 }
 
 // Scale asks for a number of instances.
@@ -80,37 +80,37 @@ type NodeDetail struct {
 
 // Usage is what nodes and instances use now.
 type Usage struct {
-	Nodes     []NodeUsage     `json:"nodes"`
-	Instances []InstanceUsage `json:"instances"`
+	Nodes     []NodeUsage     `json:"nodes" doc:"What nodes use."`
+	Instances []InstanceUsage `json:"instances" doc:"What instances use."`
 }
 
 // NodeUsage is what one node uses, beside what it has.
 type NodeUsage struct {
-	Node     model.NodeID    `json:"node"`
-	Name     string          `json:"name"`
-	Usage    model.Usage     `json:"usage"`
-	Capacity model.Resources `json:"capacity"`
+	Node     model.NodeID    `json:"node" doc:"Id of the node."`
+	Name     string          `json:"name" doc:"Name of the node."`
+	Usage    model.Usage     `json:"usage" doc:"What it uses."`
+	Capacity model.Resources `json:"capacity" doc:"What instances may take of it."`
 }
 
 // InstanceUsage is what one instance uses, beside what it may.
 type InstanceUsage struct {
-	Instance model.InstanceID `json:"instance"`
-	App      model.AppID      `json:"app"`
-	Node     model.NodeID     `json:"node"`
-	Usage    model.Usage      `json:"usage"`
-	Limit    model.Resources  `json:"limit"`
+	Instance model.InstanceID `json:"instance" doc:"Id of the instance."`
+	App      model.AppID      `json:"app" doc:"Its app."`
+	Node     model.NodeID     `json:"node" doc:"Id of its node."`
+	Usage    model.Usage      `json:"usage" doc:"What it uses."`
+	Limit    model.Resources  `json:"limit" doc:"What it may use."`
 }
 
 // Info describes the server that answers.
 type Info struct {
-	Version string    `json:"version"`
-	Go      string    `json:"go"`
-	Started time.Time `json:"started"`
-	PID     int       `json:"pid"`
-	DataDir string    `json:"dataDir"`
-	Auth    string    `json:"auth" enum:"token,none"`
-	Apps    int       `json:"apps"`
-	Nodes   int       `json:"nodes"`
+	Version string    `json:"version" doc:"Version of the server."`
+	Go      string    `json:"go" doc:"Version of Go that built it."`
+	Started time.Time `json:"started" doc:"When it started."`
+	PID     int       `json:"pid" doc:"Its process id."`
+	DataDir string    `json:"dataDir" doc:"Directory with all it keeps."`
+	Auth    string    `json:"auth" enum:"token,none" doc:"How it recognises callers."`
+	Apps    int       `json:"apps" doc:"How many apps there are."`
+	Nodes   int       `json:"nodes" doc:"How many nodes there are."`
 	Count   int       `json:"instances" doc:"Instance records, those that are over included."`
 }
 
