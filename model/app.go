@@ -52,17 +52,17 @@ type Deployment struct {
 	ID      DeploymentID    `json:"id" doc:"Id."`
 	App     AppID           `json:"app" doc:"The app that it changes."`
 	Kind    DeployKind      `json:"kind" enum:"create,update,scale,restart,rollback,remove" doc:"What the user did."`                                                                       // immutable
-	From    uint64          `json:"from,omitempty" doc:"Version before; absent when there was none."`                                                                                       // version before, 0 when there was none; immutable
-	To      uint64          `json:"to" doc:"Version to reach."`                                                                                                                             // version to reach; immutable
+	From    uint64          `json:"from,omitempty" doc:"Version before; absent when there was none."`                                                                                       // immutable
+	To      uint64          `json:"to" doc:"Version to reach."`                                                                                                                             // immutable
 	Created time.Time       `json:"created" doc:"When it was made."`                                                                                                                        // immutable
 	State   DeploymentState `json:"state" enum:"running,paused,succeeded,failed,rolledback,superseded,cancelled" doc:"Where it stands: running and paused alternate, the others are ends."` // orchestrator, but the api pauses, resumes and cancels
-	Message string          `json:"message" doc:"One sentence: what it does or waits for, or how it ended."`                                                                                // orchestrator: what it does or waits for, or how it ended
-	Done    int             `json:"done" doc:"Instances of the new version that are healthy."`                                                                                              // orchestrator: instances of To that are healthy
-	Want    int             `json:"want" doc:"Instances that the new version asks for."`                                                                                                    // orchestrator: instances To asks for
-	Old     int             `json:"old,omitempty" doc:"Instances that run something else and are not over yet."`                                                                            // orchestrator: instances of other templates not yet over
-	Best    int             `json:"best,omitempty" doc:"The most instances that were healthy at once."`                                                                                     // orchestrator: the most that Done has been, past which it is progress
-	Moved   time.Time       `json:"moved,omitzero" doc:"When it last made progress."`                                                                                                       // orchestrator: when it last made progress
-	Ended   time.Time       `json:"ended,omitzero" doc:"When it ended."`                                                                                                                    // orchestrator: when it ended
+	Message string          `json:"message" doc:"One sentence: what it does or waits for, or how it ended."`                                                                                // orchestrator
+	Done    int             `json:"done" doc:"Instances of the new version that are healthy."`                                                                                              // orchestrator
+	Want    int             `json:"want" doc:"Instances that the new version asks for."`                                                                                                    // orchestrator
+	Old     int             `json:"old,omitempty" doc:"Instances that run something else and are not over yet."`                                                                            // orchestrator
+	Best    int             `json:"best,omitempty" doc:"The most instances that were healthy at once."`                                                                                     // orchestrator; past it is progress
+	Moved   time.Time       `json:"moved,omitzero" doc:"When it last made progress."`                                                                                                       // orchestrator
+	Ended   time.Time       `json:"ended,omitzero" doc:"When it ended."`                                                                                                                    // orchestrator
 
 	Revision uint64 `json:"-"`
 }

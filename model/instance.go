@@ -6,14 +6,14 @@ import "time"
 type Instance struct {
 	ID      InstanceID `json:"id" doc:"Id: the last part of the id of the app, and a random suffix."`
 	App     AppID      `json:"app" doc:"The app that it is a copy of."`
-	Version uint64     `json:"version" doc:"The version of the app that it was made for."`                   // orchestrator: the app version whose spec it runs; immutable
+	Version uint64     `json:"version" doc:"The version of the app that it was made for."`                   // orchestrator; immutable
 	Created time.Time  `json:"created" doc:"When it was asked for."`                                         // orchestrator; immutable
-	Desired Desired    `json:"desired" enum:"run,stop" doc:"What it should do."`                             // orchestrator: run or stop; never back to run
-	Why     string     `json:"why,omitempty" doc:"Why it is to stop."`                                       // orchestrator: why it is to stop
-	Node    NodeID     `json:"node,omitempty" doc:"Id of the node that it is on."`                           // scheduler: where it runs; immutable once set
-	Ports   []uint16   `json:"ports,omitempty" doc:"One port for each endpoint of the app, in their order."` // scheduler: one per endpoint of the spec, in order
-	Pending string     `json:"pending,omitempty" doc:"Why it has no node yet."`                              // scheduler: why it has no node yet
-	Status  Status     `json:"status" doc:"What its node says of it."`                                       // fleet: what the agent saw last
+	Desired Desired    `json:"desired" enum:"run,stop" doc:"What it should do."`                             // orchestrator; never back to run
+	Why     string     `json:"why,omitempty" doc:"Why it is to stop."`                                       // orchestrator
+	Node    NodeID     `json:"node,omitempty" doc:"Id of the node that it is on."`                           // scheduler; immutable once set
+	Ports   []uint16   `json:"ports,omitempty" doc:"One port for each endpoint of the app, in their order."` // scheduler
+	Pending string     `json:"pending,omitempty" doc:"Why it has no node yet."`                              // scheduler
+	Status  Status     `json:"status" doc:"What its node says of it."`                                       // fleet
 
 	Revision uint64 `json:"-"` // state: the store's revision of the last write
 }
@@ -29,31 +29,31 @@ const (
 
 // Status is the agent's word about an instance.
 type Status struct {
-	Attempt uint32       `json:"attempt,omitempty" doc:"How often it was started, from 1."` // how often it was started on its node, from 1
+	Attempt uint32       `json:"attempt,omitempty" doc:"How often it was started, from 1."`
 	Phase   Phase        `json:"phase" enum:"pending,assigned,preparing,starting,running,stopping,backoff,stopped" doc:"Where it stands in its life."`
-	Since   time.Time    `json:"since" doc:"When phase, health or readiness last changed."`                                            // when Phase, Healthy or Ready last changed
-	Started time.Time    `json:"started,omitzero" doc:"When the programs of this attempt ran."`                                        // when this attempt's programs ran
-	Healthy Health       `json:"healthy,omitempty" enum:"healthy,unhealthy" doc:"Outcome of the liveness checks; absent without any."` // of the liveness checks
-	Ready   bool         `json:"ready,omitempty" doc:"It runs, and all checks have passed."`                                           // running, and all checks have passed
-	Message string       `json:"message,omitempty" doc:"One sentence: what it waits for, or how it ended."`                            // one sentence: what it waits for, or how it ended
-	Tasks   []TaskStatus `json:"tasks,omitempty" doc:"One for each container that was started in this attempt."`                       // one per container that was started in this attempt
+	Since   time.Time    `json:"since" doc:"When phase, health or readiness last changed."`
+	Started time.Time    `json:"started,omitzero" doc:"When the programs of this attempt ran."`
+	Healthy Health       `json:"healthy,omitempty" enum:"healthy,unhealthy" doc:"Outcome of the liveness checks; absent without any."`
+	Ready   bool         `json:"ready,omitempty" doc:"It runs, and all checks have passed."`
+	Message string       `json:"message,omitempty" doc:"One sentence: what it waits for, or how it ended."`
+	Tasks   []TaskStatus `json:"tasks,omitempty" doc:"One for each container that was started in this attempt."`
 }
 
 // TaskStatus is what is known of one container's program.
 type TaskStatus struct {
 	Name string `json:"name" doc:"Name of the container."`
-	PID  int    `json:"pid,omitempty" doc:"Process id on its node."`              // on its node; 0 before start
-	Exit *Exit  `json:"exit,omitempty" doc:"How it ended; absent while it runs."` // how it ended, nil while it runs
+	PID  int    `json:"pid,omitempty" doc:"Process id on its node."`
+	Exit *Exit  `json:"exit,omitempty" doc:"How it ended; absent while it runs."`
 }
 
 // Exit is how a program ended.
 type Exit struct {
-	Code   int       `json:"code" doc:"Exit code; 128 and the number of the signal when one ended it."` // exit code; 128+n when signal n ended it
-	Signal int       `json:"signal,omitempty" doc:"Number of the signal that ended it."`                // the signal that ended it, or 0
-	OOM    bool      `json:"oom,omitempty" doc:"It was ended at its memory limit."`                     // the kernel ended it, or one of its children, at its memory limit
-	Peak   Bytes     `json:"peak,omitempty" doc:"The most memory it used, when ended at its limit."`    // most memory used, with OOM
-	Limit  Bytes     `json:"limit,omitempty" doc:"Its memory limit, when ended at it."`                 // the limit, with OOM
-	Lost   string    `json:"lost,omitempty" doc:"Why code and time are not known."`                     // why code and time are not known, such as a reboot
+	Code   int       `json:"code" doc:"Exit code; 128 and the number of the signal when one ended it."`
+	Signal int       `json:"signal,omitempty" doc:"Number of the signal that ended it."`
+	OOM    bool      `json:"oom,omitempty" doc:"It was ended at its memory limit."`
+	Peak   Bytes     `json:"peak,omitempty" doc:"The most memory it used, when ended at its limit."`
+	Limit  Bytes     `json:"limit,omitempty" doc:"Its memory limit, when ended at it."`
+	Lost   string    `json:"lost,omitempty" doc:"Why code and time are not known."`
 	At     time.Time `json:"at" doc:"When it ended."`
 }
 

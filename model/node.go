@@ -5,16 +5,16 @@ import "time"
 // Node is a machine that runs instances. Its agent says what it has; fleet writes it down.
 type Node struct {
 	ID         NodeID            `json:"id" doc:"Id."`
-	Name       string            `json:"name" doc:"Host name."`                                                                       // host name
-	Addr       string            `json:"addr" doc:"Address at which its instances are reached."`                                      // where instances and their endpoints are reached
-	State      NodeState         `json:"state" enum:"ready,unreachable" doc:"Whether it takes work."`                                 // fleet
-	Seen       time.Time         `json:"seen" doc:"When its agent last connected."`                                                   // fleet: when the agent last connected
-	Capacity   Resources         `json:"capacity" doc:"What instances may take in all."`                                              // what instances may take in all
-	Ports      PortRange         `json:"ports" doc:"From which ports are assigned."`                                                  // from which assigned ports come
-	OCI        Ability           `json:"oci" doc:"Whether it runs containers from images."`                                           // runs containers from images
-	Isolated   Ability           `json:"isolated" doc:"Whether it gives programs without an image their own namespaces and cgroups."` // gives image-less programs namespaces and cgroups
-	Attributes map[string]string `json:"attributes,omitempty" doc:"Facts about it, such as os, arch and kernel."`                     // os, arch, kernel, cgroup version, ...
-	Version    string            `json:"version" doc:"Version of its agent."`                                                         // of its agent
+	Name       string            `json:"name" doc:"Host name."`
+	Addr       string            `json:"addr" doc:"Address at which its instances are reached."`
+	State      NodeState         `json:"state" enum:"ready,unreachable" doc:"Whether it takes work."` // fleet
+	Seen       time.Time         `json:"seen" doc:"When its agent last connected."`                   // fleet
+	Capacity   Resources         `json:"capacity" doc:"What instances may take in all."`
+	Ports      PortRange         `json:"ports" doc:"From which ports are assigned."`
+	OCI        Ability           `json:"oci" doc:"Whether it runs containers from images."`
+	Isolated   Ability           `json:"isolated" doc:"Whether it gives programs without an image their own namespaces and cgroups."`
+	Attributes map[string]string `json:"attributes,omitempty" doc:"Facts about it, such as os, arch and kernel."`
+	Version    string            `json:"version" doc:"Version of its agent."`
 
 	Revision uint64 `json:"-"`
 }
@@ -22,7 +22,7 @@ type Node struct {
 // Ability is something a node can do, or why it cannot.
 type Ability struct {
 	OK  bool   `json:"ok" doc:"Whether it can."`
-	Why string `json:"why,omitempty" doc:"Why not; else what does it."` // one sentence when not OK, else the engine and its version
+	Why string `json:"why,omitempty" doc:"Why not; else what does it."`
 }
 
 // PortRange is an inclusive range of ports.
@@ -43,21 +43,21 @@ const (
 // Usage is what a task, an instance or a node uses.
 type Usage struct {
 	At      time.Time `json:"at" doc:"When it was measured."`
-	CPUTime Duration  `json:"cpuTime" doc:"Processor time since start."`                             // consumed since start
-	CPUs    float64   `json:"cpus" doc:"Cores used over the last interval."`                         // cores, over the last interval
-	Memory  Bytes     `json:"memory" doc:"Working set: memory less file cache that can be dropped."` // working set: resident, less file cache that can be dropped
+	CPUTime Duration  `json:"cpuTime" doc:"Processor time since start."`
+	CPUs    float64   `json:"cpus" doc:"Cores used over the last interval."`
+	Memory  Bytes     `json:"memory" doc:"Working set: memory less file cache that can be dropped."`
 	Peak    Bytes     `json:"peak,omitempty" doc:"The largest working set."`
-	Disk    Bytes     `json:"disk" doc:"Disk of sandbox and logs, or of the file system that holds the data of the node."` // of the sandbox and logs, or of the node's data file system
+	Disk    Bytes     `json:"disk" doc:"Disk of sandbox and logs, or of the file system that holds the data of the node."`
 }
 
 // Event is something that happened, for people to read. Events are kept in memory, a few thousand of the newest.
 type Event struct {
-	Seq        uint64       `json:"seq" doc:"Counts up within one run of the server."` // counts up within one run of the server
+	Seq        uint64       `json:"seq" doc:"Counts up within one run of the server."`
 	At         time.Time    `json:"at" doc:"When it happened."`
-	Type       string       `json:"type" doc:"What happened, as noun.verb, such as app.created."` // what, as noun.verb: app.created, instance.running, deployment.failed, node.ready
+	Type       string       `json:"type" doc:"What happened, as noun.verb, such as app.created."`
 	App        AppID        `json:"app,omitempty" doc:"The app it is about."`
 	Instance   InstanceID   `json:"instance,omitempty" doc:"The instance it is about."`
 	Deployment DeploymentID `json:"deployment,omitempty" doc:"The deployment it is about."`
 	Node       NodeID       `json:"node,omitempty" doc:"The node it is about."`
-	Message    string       `json:"message" doc:"One sentence."` // one sentence
+	Message    string       `json:"message" doc:"One sentence."`
 }
