@@ -1,0 +1,161 @@
+package containerd
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"path"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/gantry-os/gantry/runtime"
+)
+
+// drainTimeout is how long output is waited for after the program has ended: a child of it may hold the pipes open.
+const drainTimeout = 2 * time.Second
+
+// Exec runs a further program in a running task's container.
+func (d *Driver) Exec(ctx context.Context, id runtime.TaskID, e runtime.Exec) (int, error) {
+	if len(e.Command) == 0 || e.Command[0] == "" {
+		return 0, fmt.Errorf("run in %s: %w: no program is given", id, runtime.ErrInvalid)
+	}
+	nctx, cli, err := d.client(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("run in %s: %w", id, err)
+	}
+	p, image, err := d.newProcess(nctx, cli, id, e)
+	if err != nil {
+		return 0, fmt.Errorf("run in %s: %w", id, err)
+	}
+	code, err := d.runProcess(nctx, p, e)
+	if err != nil {
+		return 0, fmt.Errorf("run in %s: %w", id, explainProgram(fmt.Sprintf("%q", e.Command[0]), image, err))
+	}
+	return code, nil
+}
+
+// newProcess adds the program to the container, not yet started.
+func (d *Driver) newProcess(ctx context.Context, cli *client.Client, id runtime.TaskID, e runtime.Exec) (client.Process, string, error) {
+	c, t, err := d.find(ctx, cli, id)
+	if err != nil {
+		return nil, "", err
+	}
+	if t.GetStatus() != tasktypes.Status_RUNNING {
+		return nil, "", fmt.Errorf("%w: the task is not running", runtime.ErrNotFound)
+	}
+	var s specs.Spec
+	if err := typeurl.UnmarshalTo(c.Spec, &s); err != nil {
+		return nil, "", fmt.Errorf("read specification: %w", err)
+	}
+	container, err := cli.LoadContainer(ctx, c.ID)
+	if err != nil {
+		return nil, "", d.failure(ctx, err)
+	}
+	task, err := container.Task(ctx, nil)
+	if err != nil {
+		return nil, "", d.failure(ctx, err)
+	}
+	p, err := task.Exec(ctx, "x"+rand.Text(), execSpec(s.Process, e), d.streams(e))
+	if err != nil {
+		return nil, "", d.failure(ctx, err)
+	}
+	return p, c.Image, nil
+}
+
+// execSpec returns the container's own process with what e changes.
+func execSpec(own *specs.Process, e runtime.Exec) *specs.Process {
+	p := *own
+	p.Args = e.Command
+	p.Env = environment(own.Env, e.Env)
+	p.Terminal = e.TTY
+	if e.Dir != "" {
+		p.Cwd = e.Dir
+	}
+	if !path.IsAbs(p.Cwd) {
+		p.Cwd = path.Join(own.Cwd, p.Cwd)
+	}
+	if e.TTY {
+		p.Env = environment(append([]string{"TERM=xterm"}, p.Env...), nil)
+	}
+	return &p
+}
+
+func (d *Driver) streams(e runtime.Exec) cio.Creator {
+	opts := []cio.Opt{cio.WithStreams(e.Stdin, e.Stdout, e.Stderr), cio.WithFIFODir(filepath.Join(d.engine.run, "f"))}
+	if e.TTY {
+		opts = append(opts, cio.WithTerminal)
+	}
+	return cio.NewCreator(opts...)
+}
+
+// runProcess starts the program and waits for its end, or ends it when ctx ends.
+func (d *Driver) runProcess(ctx context.Context, p client.Process, e runtime.Exec) (int, error) {
+	detached := context.WithoutCancel(ctx)
+	defer func() {
+		clean, cancel := context.WithTimeout(detached, cleanTimeout)
+		defer cancel()
+		_, _ = p.Delete(clean) // when it fails, the container's end frees it
+	}()
+	exited, err := p.Wait(detached)
+	if err != nil {
+		return 0, d.failure(ctx, err)
+	}
+	if err := p.Start(ctx); err != nil {
+		return 0, d.failure(ctx, err)
+	}
+	resize := e.Resize
+	for {
+		select {
+		case size, ok := <-resize:
+			if !ok {
+				resize = nil
+				continue
+			}
+			if err := p.Resize(ctx, uint32(size.Columns), uint32(size.Rows)); err != nil && !errdefs.IsNotFound(err) {
+				return 0, d.failure(ctx, err)
+			}
+		case status := <-exited:
+			if err := status.Error(); err != nil {
+				return 0, d.failure(ctx, err)
+			}
+			drain(p.IO())
+			return int(status.ExitCode()), nil
+		case <-ctx.Done():
+			return 0, d.killProcess(detached, p, exited, ctx.Err())
+		}
+	}
+}
+
+// drain waits until all output has been copied.
+func drain(io cio.IO) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		io.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(drainTimeout):
+		io.Cancel()
+		_ = io.Close()
+	}
+}
+
+func (d *Driver) killProcess(ctx context.Context, p client.Process, exited <-chan client.ExitStatus, why error) error {
+	if err := p.Kill(ctx, syscall.SIGKILL); err != nil && !ended(err) {
+		return fmt.Errorf("%w, and it cannot be killed: %w", why, d.failure(ctx, err))
+	}
+	select {
+	case <-exited:
+	case <-time.After(cleanTimeout):
+	}
+	return why
+}
