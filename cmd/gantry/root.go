@@ -21,6 +21,7 @@ type cli struct {
 	now      func() time.Time
 	term     terminal // of out
 	errTerm  terminal // of err
+	options  []client.Option
 
 	addr, token, tokenFile, dataDir string
 	json                            bool
@@ -127,7 +128,7 @@ func (c *cli) connect() (*client.Client, error) {
 		}
 		token = strings.TrimSpace(string(b))
 	}
-	return client.New(addr, token), nil
+	return client.New(addr, token, c.options...), nil
 }
 
 // appID reads an app's id as people type it.

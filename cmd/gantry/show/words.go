@@ -17,7 +17,11 @@ import (
 )
 
 // palette paints whenever it is asked to: whether to paint is decided by Printer.Color.
-var palette = lipgloss.NewRenderer(io.Discard, termenv.WithProfile(termenv.ANSI))
+var palette = func() *lipgloss.Renderer {
+	r := lipgloss.NewRenderer(io.Discard)
+	r.SetColorProfile(termenv.ANSI)
+	return r
+}()
 
 // Age writes a length of time in its largest whole unit: 42s, 3m, 2h, 5d.
 func Age(d time.Duration) string {
