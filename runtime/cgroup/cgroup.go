@@ -128,16 +128,28 @@ func (g *Group) Exists() bool {
 
 // Create makes the group unless it exists, and sets its limits. On failure it may exist in part: Remove it.
 func (g *Group) Create(l Limits) error {
-	if err := g.tree.prepare(filepath.Dir(g.path)); err != nil {
-		return fmt.Errorf("create cgroup %s: %w", g.path, err)
+	err := g.make()
+	if errors.Is(err, fs.ErrNotExist) { // a group above was removed since
+		g.tree.forget(filepath.Dir(g.path))
+		err = g.make()
 	}
-	for _, d := range g.directories() {
-		if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("create cgroup: %w", err)
-		}
+	if err != nil {
+		return fmt.Errorf("create cgroup %s: %w", g.path, err)
 	}
 	if err := g.limit(l); err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", g.path, err)
+	}
+	return nil
+}
+
+func (g *Group) make() error {
+	if err := g.tree.prepare(filepath.Dir(g.path)); err != nil {
+		return err
+	}
+	for _, d := range g.directories() {
+		if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
 	}
 	return nil
 }
@@ -173,6 +185,15 @@ func (t *Tree) prepare(path string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.prepareFrom(path)
+}
+
+// forget makes the next prepare look again at the group at path and those above it.
+func (t *Tree) forget(path string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for ; path != "/"; path = filepath.Dir(path) {
+		delete(t.prepared, path)
+	}
 }
 
 func (t *Tree) prepareFrom(path string) error {

@@ -316,3 +316,14 @@ func (g *Group) read(hierarchy, controller, file string) ([]byte, error) {
 	}
 	return text, err
 }
+
+// Prune deletes the group, and those above it, as far as they are empty.
+func (g *Group) Prune() {
+	for path := g.path; path != "/"; path = filepath.Dir(path) {
+		up := g.tree.Open(path)
+		for _, d := range up.directories() {
+			_ = unix.Rmdir(d) // fails where it is in use, which is what is asked for
+		}
+		g.tree.forget(path)
+	}
+}
