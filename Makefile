@@ -16,20 +16,17 @@ help: ## list the targets
 deps: ## install missing Debian packages (as root; otherwise only say which)
 	@scripts/deps.sh
 
-build: deps $(BIN)/runc $(BIN)/containerd-shim-runc-v2 ## build bin/gantry and its helpers
+build: deps $(BIN)/runc ## build bin/gantry and its helpers
 	@echo "building $(BIN)/gantry"
 	@go build $(GOFLAGS_ALL) -o $(BIN)/gantry ./cmd/gantry
+	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o $(BIN)/gantry-oci-shim ./cmd/gantry-oci-shim
 	@CGO_ENABLED=0 go build $(GOFLAGS_ALL) -o $(BIN)/gantry-welcome ./examples/welcome
 	@$(MAKE) --no-print-directory -s -C shim BIN=$(abspath $(BIN))
 
-# The versions of these are pinned by go.mod.
+# The version is pinned by go.mod.
 $(BIN)/runc: go.mod scripts/deps.sh
 	@echo "building $@"
 	@go build -trimpath -ldflags "-s -w" -tags "$(RUNC_TAGS)" -o $@ github.com/opencontainers/runc
-
-$(BIN)/containerd-shim-runc-v2: go.mod
-	@echo "building $@"
-	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o $@ github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 
 up: build ## build, start Gantry in the background and run the welcome app
 	@$(BIN)/gantry up --detach
