@@ -39,7 +39,7 @@ func decodeKey(key string) (state.Key, error) {
 // encode returns the stored form of a record.
 func encode(val any) ([]byte, error) {
 	if i, ok := val.(*model.Instance); ok {
-		return appendInstance([]byte{formatInstance}, i), nil
+		return appendInstance(append(make([]byte, 0, 192), formatInstance), i), nil
 	}
 	b := bytes.NewBuffer([]byte{formatJSON})
 	enc := json.NewEncoder(b)

@@ -17,7 +17,7 @@ const commitTime = 15 * time.Second
 
 var errClosed = fmt.Errorf("%w: it was closed", state.ErrUnavailable)
 
-// backend is the state.Backend of a Store.
+// backend is the state.Backend of a Store. Close waits for its calls.
 type backend struct{ s *Store }
 
 // Commit implements state.Backend as one etcd transaction: it compares the revision of every record and of the leader's
@@ -29,6 +29,11 @@ func (b *backend) Commit(term state.Term, ops []state.Op) (uint64, error) {
 	cmps, puts, err := translate(term, ops)
 	if err != nil {
 		return 0, err
+	}
+	b.s.committing.Lock()
+	defer b.s.committing.Unlock()
+	if b.s.closed {
+		return 0, errClosed
 	}
 	rev, err := b.s.txn(term, cmps, puts)
 	if errors.Is(err, state.ErrNoSpace) && b.s.makeSpace() {
@@ -105,6 +110,11 @@ func explain(err error) error {
 
 // Lead implements state.Backend. The revision that wrote the leader's key is the term: nobody can have the same.
 func (b *backend) Lead(ctx context.Context, name string) (state.Term, uint64, error) {
+	b.s.committing.Lock()
+	defer b.s.committing.Unlock()
+	if b.s.closed {
+		return 0, 0, errClosed
+	}
 	resp, err := b.s.client.Put(ctx, leaderKey, name)
 	if err != nil {
 		return 0, 0, explain(err)

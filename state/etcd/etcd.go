@@ -13,17 +13,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
-	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/gantry-os/gantry/state"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 )
 
 // Config says how to open a store.
@@ -36,14 +32,6 @@ type Config struct {
 	Now       func() time.Time // gives events their time; default time.Now
 }
 
-// Limits of one transaction, and of what is kept.
-const (
-	maxOps       = 20_000   // records in one transaction
-	maxBytes     = 10 << 20 // of one transaction, keys and comparisons included; etcd advises no more
-	defaultQuota = 4 << 30
-	kept         = 1000 // revisions of history; only watches read it, and ours lags by a few at most
-)
-
 // Store is an open store. Its DB is the way to all records.
 type Store struct {
 	*state.DB
@@ -54,7 +42,9 @@ type Store struct {
 	client *clientv3.Client
 	log    *slog.Logger
 
-	spaceTried time.Time // when Commit last tried to make space
+	committing sync.Mutex // held over a commit, and to close
+	closed     bool       // the member has ended
+	spaceTried time.Time  // when Commit last tried to make space
 
 	cancel context.CancelFunc // ends the watch
 	wg     sync.WaitGroup     // of follow
@@ -79,7 +69,10 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if s.lock, err = LockDir(s.cfg.Dir); err != nil {
 		return nil, err
 	}
-	if err := s.start(ctx); err != nil {
+	if err := s.prime(ctx); err != nil {
+		return nil, fmt.Errorf("prepare etcd in %s: %w", s.cfg.Dir, err)
+	}
+	if err := s.start(ctx, s.memberConfig(), elect); err != nil {
 		return nil, fmt.Errorf("start etcd in %s: %w", s.cfg.Dir, err)
 	}
 	if err := s.disarm(ctx); err != nil {
@@ -117,56 +110,6 @@ func (s *Store) prepare() error {
 		c.Dir, s.temp = dir, true
 	}
 	return nil
-}
-
-// start runs the member and waits until it takes writes.
-func (s *Store) start(ctx context.Context) error {
-	c, err := s.memberConfig()
-	if err != nil {
-		return err
-	}
-	if s.member, err = embed.StartEtcd(c); err != nil {
-		return err
-	}
-	s.client = v3client.New(s.member.Server)
-	select {
-	case <-s.member.Server.ReadyNotify():
-		return nil
-	case <-s.member.Server.StopNotify():
-		return errors.New("it stopped while starting")
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// memberConfig returns the settings of a member that is alone and small.
-func (s *Store) memberConfig() (*embed.Config, error) {
-	c := embed.NewConfig()
-	c.Name, c.Dir = s.cfg.Name, filepath.Join(s.cfg.Dir, "member")
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quiet(s.log))
-	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil, nil
-	c.EnableGRPCGateway = false
-
-	// A member has to have an address even when nobody may call it.
-	nowhere, err := url.Parse("http://127.0.0.1:1")
-	if err != nil {
-		return nil, err
-	}
-	c.AdvertisePeerUrls = []url.URL{*nowhere}
-	c.InitialCluster = c.Name + "=" + nowhere.String()
-
-	// It elects itself within one to five ticks; a lost tick costs nothing when there is no other candidate.
-	c.TickMs, c.ElectionMs = 20, 100
-
-	c.MaxTxnOps, c.MaxRequestBytes = maxOps+1, maxBytes
-	c.QuotaBackendBytes = s.cfg.Quota
-	c.UnsafeNoFsync = s.cfg.Ephemeral
-	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModeRevision, strconv.Itoa(kept)
-
-	// The raft log in memory serves members that lag, of which there are none; on disk it is read at start.
-	c.SnapshotCatchUpEntries, c.SnapshotCount = 100, 2000
-	c.MaxSnapFiles, c.MaxWalFiles = 2, 2
-	return c, nil
 }
 
 // attach makes the DB, fills it, and begins to follow.
@@ -211,14 +154,10 @@ func (s *Store) close() error {
 		s.cancel()
 		s.wg.Wait()
 	}
-	if s.client != nil {
-		if err := s.client.Close(); !errors.Is(err, context.Canceled) { // which is how an in-process one says it is closed
-			errs = append(errs, err)
-		}
-	}
-	if s.member != nil {
-		s.member.Close()
-	}
+	s.committing.Lock()
+	s.closed = true
+	errs = append(errs, s.end())
+	s.committing.Unlock()
 	if s.temp {
 		errs = append(errs, os.RemoveAll(s.cfg.Dir))
 	}

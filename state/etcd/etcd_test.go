@@ -397,3 +397,24 @@ func TestStartQuick(t *testing.T) {
 		t.Errorf("a start takes %v", best)
 	}
 }
+
+// TestStartAfterMany protects starts that replay a log, of any length since the last snapshot: campaigning amid the
+// replay once made raft panic.
+func TestStartAfterMany(t *testing.T) {
+	dir := t.TempDir()
+	total := 0
+	for round := range 15 {
+		s := open(t, Config{Dir: dir, Ephemeral: true})
+		if n := s.View().InstanceCount(); n != total {
+			t.Fatalf("round %d starts with %d instances, want %d", round, n, total)
+		}
+		for range 290 {
+			err := s.Update(t.Context(), func(tx *state.Tx) error { tx.PutInstance(typical(total)); return nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+			total++
+		}
+		closeStore(t, s)
+	}
+}
