@@ -44,6 +44,11 @@ func Run(ctx context.Context, o Options, ready func(Running) error) (err error) 
 	if err := o.Validate(); err != nil {
 		return err
 	}
+	if o.Bin == "" {
+		if o.Bin, err = helpers(); err != nil {
+			return fmt.Errorf("find the helpers: %w", err)
+		}
+	}
 	d := &daemon{Options: o, started: time.Now()}
 	defer func() { err = errors.Join(err, d.close()) }()
 	if err := d.open(ctx); err != nil {

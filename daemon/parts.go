@@ -47,6 +47,7 @@ func (d *daemon) openAgent() error {
 	if err != nil {
 		return fmt.Errorf("open the runtime for programs: %w", err)
 	}
+	d.later(programs.Close)
 	d.node = node
 	d.agent, err = agent.New(agent.Config{
 		Dir: filepath.Join(d.DataDir, "agent"), Node: node,
