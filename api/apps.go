@@ -168,9 +168,9 @@ type putInput struct {
 }
 
 func (s *server) putApp(ctx context.Context, in *putInput) (*changed, error) {
-	id, err := in.id()
+	id, err := model.ParseAppID(in.App)
 	if err != nil {
-		return nil, err
+		return nil, problem(http.StatusUnprocessableEntity, "%v", err)
 	}
 	spec, err := in.spec(id)
 	if err != nil {
@@ -183,19 +183,40 @@ func (s *server) putApp(ctx context.Context, in *putInput) (*changed, error) {
 
 // spec reads a spec and checks it. id, when given, is the one in the path: the body may leave it out.
 func (b *body) spec(id model.AppID) (*model.Spec, error) {
+	data, err := b.bytes()
+	if err != nil {
+		return nil, err
+	}
+	return readSpec(data, id)
+}
+
+func readSpec(data []byte, id model.AppID) (*model.Spec, error) {
 	spec := &model.Spec{}
-	if err := b.read(spec, false); err != nil {
+	errs, err := decodeFields(data, spec)
+	if err != nil {
 		return nil, err
 	}
 	if spec.ID == "" {
 		spec.ID = id
 	}
-	errs := spec.Validate()
+	bad := len(errs)
+	for _, e := range spec.Validate() {
+		// What could not be decoded is missing now; that is no second mistake.
+		if !slices.ContainsFunc(errs[:bad], func(b model.FieldError) bool { return within(b.Path, e.Path) || within(e.Path, b.Path) }) {
+			errs = append(errs, e)
+		}
+	}
 	if id != "" && spec.ID != id && !slices.ContainsFunc(errs, func(e model.FieldError) bool { return e.Path == "id" }) {
 		errs = append(errs, model.FieldError{Path: "id", Message: "is " + string(spec.ID) + ", but the path names " + string(id)})
 	}
 	slices.SortStableFunc(errs, func(a, b model.FieldError) int { return cmp.Compare(a.Path, b.Path) })
 	return spec, invalid(errs)
+}
+
+// within reports whether path is parent or lies below it.
+func within(path, parent string) bool {
+	rest, ok := strings.CutPrefix(path, parent)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[' || parent == "")
 }
 
 func appRoute(id model.AppID) string { return "/v1/apps" + string(id) }

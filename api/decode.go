@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net"
 	"net/http"
@@ -30,6 +31,15 @@ func (b *body) Resolve(ctx huma.Context) []error {
 
 // read decodes the body into v, a pointer. An empty body leaves v as it is when optional is set.
 func (b *body) read(v any, optional bool) error {
+	data, err := b.bytes()
+	if err != nil || len(data) == 0 && optional {
+		return err
+	}
+	return decode(data, v)
+}
+
+// bytes reads the body, as far as it may go, and checks that it claims to be JSON.
+func (b *body) bytes() ([]byte, error) {
 	// Recorders in tests have no deadlines.
 	_ = b.ctx.SetReadDeadline(time.Now().Add(bodyTimeout))
 	data, err := io.ReadAll(io.LimitReader(b.ctx.BodyReader(), maxBody+1))
@@ -37,20 +47,15 @@ func (b *body) read(v any, optional bool) error {
 	var nerr net.Error
 	switch {
 	case errors.As(err, &nerr) && nerr.Timeout():
-		return problem(http.StatusRequestTimeout, "the request's body took longer than %v", bodyTimeout)
+		return nil, problem(http.StatusRequestTimeout, "the request's body took longer than %v", bodyTimeout)
 	case err != nil:
-		return badRequest("cannot read the request's body: %v", err)
+		return nil, badRequest("cannot read the request's body: %v", err)
 	case len(data) > maxBody:
-		return problem(http.StatusRequestEntityTooLarge, "the request's body has more than 1 MiB")
-	case len(data) == 0 && optional:
-		return nil
+		return nil, problem(http.StatusRequestEntityTooLarge, "the request's body has more than 1 MiB")
 	case len(data) == 0:
-		return badRequest("the request has no body; send JSON")
+		return nil, nil
 	}
-	if err := jsonType(b.ctx.Header("Content-Type")); err != nil {
-		return err
-	}
-	return decode(data, v)
+	return data, jsonType(b.ctx.Header("Content-Type"))
 }
 
 // jsonType insists on the type, so that no form of a web page passes for a request.
@@ -65,9 +70,20 @@ func jsonType(header string) error {
 // decode reads JSON strictly into v: syntax errors are answered with 400; fields that are not known, come twice or have
 // the wrong type with 422, all at once.
 func decode(data []byte, v any) error {
+	errs, err := decodeFields(data, v)
+	if err != nil {
+		return err
+	}
+	return invalid(errs)
+}
+
+// decodeFields returns the bad fields apart, and fills v with all others. It fails on bad syntax.
+func decodeFields(data []byte, v any) (model.FieldErrors, error) {
+	if len(data) == 0 {
+		return nil, badRequest("the request has no body; send JSON")
+	}
 	w := walker{data: data, dec: json.NewDecoder(bytes.NewReader(data))}
-	w.dec.UseNumber()
-	err := w.value("", reflect.TypeOf(v).Elem())
+	tree, err := w.value("", reflect.TypeOf(v).Elem())
 	if err == nil {
 		if _, err = w.dec.Token(); errors.Is(err, io.EOF) {
 			err = nil
@@ -76,15 +92,16 @@ func decode(data []byte, v any) error {
 		}
 	}
 	if err != nil {
-		return badRequest("the body is not valid JSON: %s%v", w.position(err), err)
+		return nil, badRequest("the body is not valid JSON: %s%v", w.position(err), err)
 	}
-	if len(w.errs) > 0 {
-		return invalid(w.errs)
+	good, err := json.Marshal(tree)
+	if err == nil {
+		err = json.Unmarshal(good, v)
 	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return badRequest("the body cannot be decoded: %v", err)
+	if err != nil && len(w.errs) == 0 {
+		return nil, badRequest("the body cannot be decoded: %v", err)
 	}
-	return nil
+	return w.errs, nil
 }
 
 // walker reads JSON beside the Go type that it is for.
@@ -121,71 +138,75 @@ func (w *walker) position(err error) string {
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
-// value reads the next value and checks it against t. It fails only on bad syntax.
-func (w *walker) value(path string, t reflect.Type) error {
+// value reads the next value and checks it against t. It returns what is good of it, nil for nothing, and fails only on
+// bad syntax.
+func (w *walker) value(path string, t reflect.Type) (any, error) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if reflect.PointerTo(t).Implements(unmarshaler) {
-		return w.custom(path, t)
+	if !reflect.PointerTo(t).Implements(unmarshaler) {
+		switch t.Kind() {
+		case reflect.Struct, reflect.Map:
+			return w.object(path, t)
+		case reflect.Slice:
+			return w.array(path, t)
+		}
 	}
-	switch t.Kind() {
-	case reflect.Struct, reflect.Map:
-		return w.object(path, t)
-	case reflect.Slice:
-		return w.array(path, t)
-	}
-	return w.custom(path, t)
+	return w.scalar(path, t)
 }
 
-// custom checks a value that t reads by itself, and those that hold no others.
-func (w *walker) custom(path string, t reflect.Type) error {
+// scalar checks a value that t reads by itself, and those that hold no others.
+func (w *walker) scalar(path string, t reflect.Type) (any, error) {
 	var raw json.RawMessage
 	if err := w.dec.Decode(&raw); err != nil {
-		return err
+		return nil, err
 	}
-	v := reflect.New(t).Interface()
 	if string(raw) == "null" {
 		w.add(path, "is null; leave it out, or write %s", want(t))
-		return nil
+		return nil, nil
 	}
-	if u, ok := v.(json.Unmarshaler); ok {
+	v := reflect.New(t).Interface()
+	u, custom := v.(json.Unmarshaler)
+	switch {
+	case custom:
 		if err := u.UnmarshalJSON(raw); err != nil {
 			w.add(path, "%v", err)
+			return nil, nil
 		}
-		return nil
-	}
-	if json.Unmarshal(raw, v) != nil {
+	case json.Unmarshal(raw, v) != nil:
 		w.add(path, "is %s, not %s", brief(raw), want(t))
+		return nil, nil
 	}
-	return nil
+	return raw, nil
 }
 
-func (w *walker) array(path string, t reflect.Type) error {
+func (w *walker) array(path string, t reflect.Type) (any, error) {
 	open, err := w.open(path, '[', t)
 	if err != nil || !open {
-		return err
+		return nil, err
 	}
+	list := []any{}
 	for i := 0; w.dec.More(); i++ {
-		if err := w.value(fmt.Sprintf("%s[%d]", path, i), t.Elem()); err != nil {
-			return err
+		v, err := w.value(fmt.Sprintf("%s[%d]", path, i), t.Elem())
+		if err != nil {
+			return nil, err
 		}
+		list = append(list, v) // null where it is bad, so that those after it keep their numbers
 	}
 	_, err = w.dec.Token()
-	return err
+	return list, err
 }
 
-func (w *walker) object(path string, t reflect.Type) error {
+func (w *walker) object(path string, t reflect.Type) (any, error) {
 	open, err := w.open(path, '{', t)
 	if err != nil || !open {
-		return err
+		return nil, err
 	}
-	fields := fieldsOf(t)
-	seen := map[string]bool{}
+	fields, good, seen := fieldsOf(t), map[string]any{}, map[string]bool{}
 	for w.dec.More() {
 		tok, err := w.dec.Token()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		key, _ := tok.(string)
 		at := join(path, key)
@@ -196,29 +217,29 @@ func (w *walker) object(path string, t reflect.Type) error {
 			w.add(at, "is given twice")
 		}
 		seen[key] = true
-		if err := w.member(at, key, t, fields); err != nil {
-			return err
+		v, err := w.member(at, key, t, fields)
+		if err != nil {
+			return nil, err
+		}
+		if v != nil {
+			good[key] = v
 		}
 	}
 	_, err = w.dec.Token()
-	return err
+	return good, err
 }
 
-func (w *walker) member(at, key string, t reflect.Type, fields map[string]reflect.Type) error {
+func (w *walker) member(at, key string, t reflect.Type, fields map[string]reflect.Type) (any, error) {
 	if t.Kind() == reflect.Map {
 		return w.value(at, t.Elem())
 	}
 	if ft, ok := fields[key]; ok {
 		return w.value(at, ft)
 	}
-	names := make([]string, 0, len(fields))
-	for name := range fields {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	names := slices.Sorted(maps.Keys(fields))
 	w.add(at, "there is no such field%s", didYouMean(key, names))
 	var skip json.RawMessage
-	return w.dec.Decode(&skip)
+	return nil, w.dec.Decode(&skip)
 }
 
 // open reads the beginning of an array or object. Null stands for an empty one; any other value is skipped and noted.

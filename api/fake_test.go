@@ -312,7 +312,7 @@ func (d *door) finish(app model.AppID, st model.DeploymentState, message string)
 			a.Stable = dep.To
 			tx.PutApp(&a)
 		}
-		tx.Emit(model.Event{Type: "deployment." + string(st), App: app, Deployment: dep.ID})
+		tx.Emit(model.Event{Type: "deployment." + string(st), App: app, Deployment: dep.ID, Message: "deployment has ended"})
 	})
 }
 

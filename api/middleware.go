@@ -131,7 +131,11 @@ func (s *server) unknown(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if len(methods) == 0 || slices.Contains(methods, r.Method) {
-		writeProblem(w, notFound("nothing is at %s; /v1/openapi.json lists what there is", r.URL.Path))
+		hint := "/v1/openapi.json lists what there is"
+		if rest, ok := strings.CutPrefix(r.URL.Path, "/v1/apps/"); ok && strings.Contains(rest, "/") {
+			hint = "write an app's id as one segment, with %2F for the slashes in it"
+		}
+		writeProblem(w, notFound("nothing is at %s; %s", r.URL.Path, hint))
 		return
 	}
 	w.Header().Set("Allow", strings.Join(methods, ", "))

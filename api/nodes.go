@@ -263,13 +263,16 @@ func (s *server) getInfo(context.Context, *none) (*reply[client.Info], error) {
 
 type shutdownInput struct{ body }
 
-func (s *server) shutdown(_ context.Context, in *shutdownInput) (*reply[struct{}], error) {
+// accepted is the answer to what has none to give.
+type accepted struct{}
+
+func (s *server) shutdown(_ context.Context, in *shutdownInput) (*reply[accepted], error) {
 	var ask client.Shutdown
 	if err := in.read(&ask, true); err != nil {
 		return nil, err
 	}
 	s.Shutdown(ask)
-	return answer(struct{}{})
+	return answer(accepted{})
 }
 
 func (s *server) healthz(context.Context, *none) (*huma.StreamResponse, error) {

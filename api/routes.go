@@ -40,7 +40,7 @@ const (
 )
 
 // errors of operations that take JSON.
-var bodyErrors = []int{badStatus, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, conflictStatus, unavailableStatus}
+var bodyErrors = []int{badStatus, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, conflictStatus, unavailableStatus}
 
 func and(list []int, more ...int) []int { return append(append([]int(nil), list...), more...) }
 

@@ -34,6 +34,9 @@ func humaConfig() huma.Config {
 
 func registry() huma.Registry {
 	r := huma.NewMapRegistry("#/components/schemas/", func(t reflect.Type, hint string) string {
+		for t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
 		switch t {
 		case reflect.TypeFor[huma.ErrorModel]():
 			return "Problem"
