@@ -51,8 +51,8 @@ func (c *cli) eventsCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new events until interrupted")
-	cmd.Flags().StringVar(&app, "app", "", "only those of this app")
-	cmd.Flags().IntVar(&tail, "tail", -1, "begin with this many of the newest; -1 with all that are kept")
+	cmd.Flags().StringVar(&app, "app", "", "only those of this `app`")
+	cmd.Flags().IntVar(&tail, "tail", -1, "begin with this many (`N`) of the newest; -1 with all that are kept")
 	c.completeFlag(cmd, "app")
 	return cmd
 }

@@ -47,8 +47,8 @@ instance is taken. The exit code is that of the program.`,
 	f.SetInterspersed(false)
 	f.BoolVarP(&o.stdin, "stdin", "i", false, "pass the standard input on")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give the program a terminal")
-	f.StringVarP(&o.container, "container", "c", "", "container to run it in (default the first)")
-	f.StringVar(&o.dir, "dir", "", "working directory (default the container's)")
+	f.StringVarP(&o.container, "container", "c", "", "`name` of the container to run it in (default the first)")
+	f.StringVar(&o.dir, "dir", "", "working `directory` (default the container's)")
 	return cmd
 }
 

@@ -22,7 +22,7 @@ func (c *cli) imageCommand() *cobra.Command {
 		Args: noSuchCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.PersistentFlags().StringVar(&node, "node", "", "id of the node; not needed when there is one only")
+	cmd.PersistentFlags().StringVar(&node, "node", "", "`id` of the node; not needed when there is one only")
 	cmd.AddCommand(c.imageListCommand(&node), c.imageLoadCommand(&node))
 	return cmd
 }

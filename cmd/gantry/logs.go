@@ -50,10 +50,10 @@ standard error goes to the standard error here.`,
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.follow, "follow", "f", false, "go on with new lines until interrupted, or until the instance is over")
-	f.IntVar(&o.tail, "tail", -1, "begin with this many of the last lines of each stream; -1 with all that are kept")
+	f.IntVar(&o.tail, "tail", -1, "begin with this many (`N`) of the last lines of each stream; -1 with all that are kept")
 	f.BoolVar(&o.stdout, "stdout", false, "only the standard output")
 	f.BoolVar(&o.stderr, "stderr", false, "only the standard error")
-	f.StringVarP(&o.container, "container", "c", "", "only this container (default all)")
+	f.StringVarP(&o.container, "container", "c", "", "only the container of this `name` (default all)")
 	return cmd
 }
 
@@ -129,8 +129,8 @@ func (r *logReader) follow(ctx context.Context, cancel context.CancelCauseFunc, 
 	}
 }
 
-// followStream reads a stream to the end of its instance. One that has printed nothing yet, or lost its server, is asked
-// again: then only with what comes after.
+// followStream reads a stream to the end of its instance. One that has printed nothing yet is asked again. So is one that
+// lost its server, but only for what comes after, which it says.
 func (r *logReader) followStream(ctx context.Context, s logStream) error {
 	tail := r.o.tail
 	for {
@@ -141,6 +141,9 @@ func (r *logReader) followStream(ctx context.Context, s logStream) error {
 		over, err := r.settled(ctx, s, err)
 		if over || err != nil {
 			return err
+		}
+		if got {
+			fmt.Fprintf(r.err, "gantry: lost the server; what %s prints until it is back is not shown here\n", s.instance)
 		}
 		select {
 		case <-ctx.Done():

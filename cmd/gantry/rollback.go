@@ -23,7 +23,7 @@ func (c *cli) rollbackCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().Uint64Var(&to, "to", 0, "the version to go back to; gantry versions APP lists them")
+	cmd.Flags().Uint64Var(&to, "to", 0, "the `version` to go back to; gantry versions APP lists them")
 	w.flags(cmd)
 	return cmd
 }

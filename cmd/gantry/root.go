@@ -34,10 +34,10 @@ func newCLI(in io.Reader, out, err io.Writer) *cli {
 const about = `Gantry turns machines into one pool and keeps applications running on it: OCI images, or programs of the
 machine itself.
 
-  gantry up                                   start a cluster on this machine
-  gantry run nginx                            run an image
-  gantry run -- python3 -m http.server '$PORT0'   or a program
-  gantry ps                                   see what runs
+  gantry up                                        start a cluster on this machine
+  gantry run nginx                                 run an image
+  gantry run -- python3 -m http.server '$PORT0'    or a program
+  gantry ps                                        see what runs
 
 Commands find a cluster on this machine by themselves. Environment: GANTRY_ADDR and GANTRY_TOKEN name another one;
 NO_COLOR turns colours off. Flags go before the environment.
@@ -65,10 +65,10 @@ func (c *cli) root() *cobra.Command {
 	root.SetErr(c.err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	flags := root.PersistentFlags()
-	flags.StringVar(&c.addr, "addr", "", "address of the server, such as http://127.0.0.1:7070 (env GANTRY_ADDR)")
-	flags.StringVar(&c.token, "token", "", "token to show to the server (env GANTRY_TOKEN)")
-	flags.StringVar(&c.tokenFile, "token-file", "", "file that holds the token")
-	flags.StringVar(&c.dataDir, "data-dir", "", "the local cluster with this data directory, when several run here")
+	flags.StringVar(&c.addr, "addr", "", "`address` of the server, such as http://127.0.0.1:7070 (env GANTRY_ADDR)")
+	flags.StringVar(&c.token, "token", "", "`token` to show to the server (env GANTRY_TOKEN)")
+	flags.StringVar(&c.tokenFile, "token-file", "", "`file` that holds the token")
+	flags.StringVar(&c.dataDir, "data-dir", "", "the local cluster with this data `directory`, when several run here")
 	flags.BoolVar(&c.json, "json", false, "print JSON for programs")
 	root.AddGroup(
 		&cobra.Group{ID: groupRun, Title: "Run and change apps:"},

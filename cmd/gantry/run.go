@@ -108,7 +108,7 @@ func isFile(s string) bool {
 func nameTaken(id model.AppID, err error) error {
 	var e *client.Error
 	if errors.As(err, &e) && e.Status == http.StatusConflict {
-		return &exitError{exitRefused, fmt.Errorf("%s: %w", id, err),
+		return &exitError{exitRefused, aboutApp(id, err),
 			fmt.Sprintf("give the new app another --name, or replace that one with --name %s", strings.TrimPrefix(string(id), "/"))}
 	}
 	return err

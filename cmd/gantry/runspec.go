@@ -29,13 +29,13 @@ var runOnlyFlags = []string{"name", "id", "instances", "port", "volume", "label"
 func (o *runOptions) add(cmd *cobra.Command) {
 	o.containerFlags.add(cmd)
 	f := cmd.Flags()
-	f.StringVarP(&o.name, "name", "n", "", "id of the app, such as web or shop/web; an app that exists is updated")
-	f.StringVar(&o.name, "id", "", "the same as --name")
+	f.StringVarP(&o.name, "name", "n", "", "`id` of the app, such as web or shop/web; an app that exists is updated")
+	f.StringVar(&o.name, "id", "", "the same as --name, an `id`")
 	f.IntVarP(&o.instances, "instances", "i", 1, "how many instances to keep running")
-	f.StringArrayVarP(&o.ports, "port", "p", nil, "endpoint as NAME or NAME:PORT; without a port a free one is assigned; repeatable")
-	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "directory of the machine as HOST:PATH or HOST:PATH:ro; repeatable")
-	f.StringArrayVarP(&o.labels, "label", "l", nil, "label as KEY=VALUE; repeatable")
-	f.StringVar(&o.healthHTTP, "health-http", "", "check each instance by asking its first endpoint for this path")
+	f.StringArrayVarP(&o.ports, "port", "p", nil, "endpoint as `NAME[:PORT]`; without a port a free one is assigned; repeatable")
+	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "directory of the machine as `HOST:PATH[:ro]`; repeatable")
+	f.StringArrayVarP(&o.labels, "label", "l", nil, "label as `KEY=VALUE`; repeatable")
+	f.StringVar(&o.healthHTTP, "health-http", "", "check each instance by asking its first endpoint for this `path`")
 }
 
 // spec makes the app that runs program in image, either of which may be empty.

@@ -47,11 +47,11 @@ replaces the one there is. --file replaces the whole description.`,
 	}
 	o.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.image, "image", "", "image to run")
-	f.StringVarP(&o.container, "container", "c", "", "which container to change (default the first)")
-	f.StringArrayVar(&o.unset, "unset-env", nil, "environment variable to remove; repeatable")
-	f.StringArrayVarP(&o.labels, "label", "l", nil, "label as KEY=VALUE; repeatable")
-	f.StringVarP(&o.file, "file", "f", "", "take the app from this file instead")
+	f.StringVar(&o.image, "image", "", "`image` to run")
+	f.StringVarP(&o.container, "container", "c", "", "`name` of the container to change (default the first)")
+	f.StringArrayVar(&o.unset, "unset-env", nil, "environment variable to remove, by `KEY`; repeatable")
+	f.StringArrayVarP(&o.labels, "label", "l", nil, "label as `KEY=VALUE`; repeatable")
+	f.StringVarP(&o.file, "file", "f", "", "take the app from this `file` instead")
 	w.flags(cmd)
 	return cmd
 }

@@ -42,10 +42,10 @@ func (f *containerFlags) add(cmd *cobra.Command) {
 	f.set.Var(amount[model.CPU]{&f.values.CPUs, model.ParseCPU, "cores"}, "cpus", "cores for each instance, such as 0.5 or 250m (default 0.1)")
 	f.set.Var(amount[model.Bytes]{&f.values.Memory, model.ParseBytes, "bytes"}, "memory", "memory for each instance, such as 256MiB (default 128MiB)")
 	f.set.Var(amount[model.Bytes]{&f.values.Disk, model.ParseBytes, "bytes"}, "disk", "disk reserved for each instance, such as 1GiB")
-	f.set.StringArrayVarP(&f.env, "env", "e", nil, "environment variable as KEY=VALUE; a bare KEY takes the value it has here; repeatable")
-	f.set.StringVarP(&f.values.User, "user", "u", "", "user, or user:group, to run as")
-	f.set.StringVar(&f.values.Dir, "dir", "", "working directory")
-	f.set.StringVar(&f.pull, "pull", "", "when to fetch the image: missing, always or never (default missing)")
+	f.set.StringArrayVarP(&f.env, "env", "e", nil, "environment variable as `KEY=VALUE`; a bare KEY takes the value it has here; repeatable")
+	f.set.StringVarP(&f.values.User, "user", "u", "", "`user`, or user:group, to run as")
+	f.set.StringVar(&f.values.Dir, "dir", "", "working `directory`")
+	f.set.StringVar(&f.pull, "pull", "", "`when` to fetch the image: missing, always or never (default missing)")
 }
 
 // apply sets on c what was given on the command line, and leaves the rest.

@@ -32,7 +32,7 @@ func (p *Printer) Apps(apps []client.AppSummary, instances []client.Instance) {
 // Instances writes one line per instance. withApp adds the app's column.
 func (p *Printer) Instances(list []client.Instance, withApp bool) {
 	t := table{
-		header: []string{"INSTANCE", "APP", "STATE", "VERSION", "NODE", "PORT", "AGE", "RESTARTS", "WHY"},
+		header: []string{"INSTANCE", "APP", "STATE", "VERSION", "NODE", "ADDRESS", "AGE", "RESTARTS", "WHY"},
 		states: columns(2), right: columns(3, 7), rigid: columns(0, 2),
 	}
 	for _, i := range list {
@@ -40,7 +40,7 @@ func (p *Printer) Instances(list []client.Instance, withApp bool) {
 		if withApp {
 			app = string(i.App)
 		}
-		t.add(string(i.ID), app, i.State, strconv.FormatUint(i.Version, 10), string(i.Node), ports(i.Endpoints),
+		t.add(string(i.ID), app, i.State, strconv.FormatUint(i.Version, 10), string(i.Node), strings.Join(addresses(&i), " "),
 			p.since(i.Created), strconv.FormatUint(uint64(i.Restarts), 10), i.Why)
 	}
 	p.table(&t)

@@ -84,20 +84,6 @@ func resources(r model.Resources) string {
 	return s
 }
 
-// ports writes the endpoints of one instance: the bare port when there is one, else name:port pairs in order of ports.
-func ports(endpoints map[string]int) string {
-	if len(endpoints) == 1 {
-		for _, port := range endpoints {
-			return strconv.Itoa(port)
-		}
-	}
-	names := byPort(endpoints)
-	for i, name := range names {
-		names[i] = name + ":" + strconv.Itoa(endpoints[name])
-	}
-	return strings.Join(names, " ")
-}
-
 func byPort(endpoints map[string]int) []string {
 	return slices.SortedFunc(maps.Keys(endpoints), func(a, b string) int {
 		if d := endpoints[a] - endpoints[b]; d != 0 {
@@ -107,20 +93,29 @@ func byPort(endpoints map[string]int) []string {
 	})
 }
 
-// Addresses writes where the endpoints of running instances are reached, at most most of them. An app with one endpoint
-// shows bare addresses, one with several name=address.
+// addresses returns where each endpoint of an instance is reached, in order of ports: the bare address when there is one
+// endpoint, else name=address.
+func addresses(i *client.Instance) []string {
+	if i.Addr == "" {
+		return nil
+	}
+	var all []string
+	for _, name := range byPort(i.Endpoints) {
+		addr := net.JoinHostPort(i.Addr, strconv.Itoa(i.Endpoints[name]))
+		if len(i.Endpoints) > 1 {
+			addr = name + "=" + addr
+		}
+		all = append(all, addr)
+	}
+	return all
+}
+
+// Addresses writes where the endpoints of running instances are reached, at most most of them.
 func Addresses(list []client.Instance, most int) string {
 	var all []string
-	for _, i := range list {
-		if i.Addr == "" || i.Status.Phase != model.PhaseRunning {
-			continue
-		}
-		for _, name := range byPort(i.Endpoints) {
-			addr := net.JoinHostPort(i.Addr, strconv.Itoa(i.Endpoints[name]))
-			if len(i.Endpoints) > 1 {
-				addr = name + "=" + addr
-			}
-			all = append(all, addr)
+	for i := range list {
+		if list[i].Status.Phase == model.PhaseRunning {
+			all = append(all, addresses(&list[i])...)
 		}
 	}
 	slices.Sort(all)
