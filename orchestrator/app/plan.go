@@ -133,8 +133,7 @@ type planner struct {
 	held         int               // lost, to be replaced later
 	oldEnding    int               // of ending, those that are old
 	stops        int               // live ones that this plan stops
-	stopsOld     int
-	freed        int // of stops, those over at once
+	freed        int               // of stops, those over at once
 	created      int
 }
 
