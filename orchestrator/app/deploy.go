@@ -14,7 +14,7 @@ func (p *planner) change(old *model.Deployment, now model.Deployment) {
 	}
 	quiet := now
 	quiet.Message = old.Message
-	p.d.Talk = quiet == *old
+	p.d.Talk = quiet == *old && len(p.d.Deployments) == 0
 	p.d.Deployments = append(p.d.Deployments, &now)
 }
 
@@ -133,13 +133,9 @@ func (p *planner) follow(dep *model.Deployment) {
 	}
 }
 
-// begin tells of a deployment that is planned for the first time, or since it was paused.
+// begin tells of a deployment that nobody has told of: who asks for one, says so.
 func (p *planner) begin(dep *model.Deployment) {
-	what, verb := "started", "begins"
-	if dep.Want != 0 || dep.Done != 0 || dep.Old != 0 {
-		what, verb = "resumed", "goes on"
-	}
-	p.emit(what, dep, fmt.Sprintf("%s of %s to version %d %s: %s", dep.Kind, p.s.ID, dep.To, verb, p.tally()))
+	p.emit("started", dep, fmt.Sprintf("%s of %s to version %d begins: %s", dep.Kind, p.s.ID, dep.To, p.tally()))
 }
 
 // stable notes that the target was healthy as a whole.

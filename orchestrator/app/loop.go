@@ -75,9 +75,15 @@ type Loop struct {
 	dirty       map[model.AppID]struct{}
 	settled     map[model.AppID]struct{} // where a live instance's status changes nothing
 	deployments map[model.AppID]map[model.DeploymentID]struct{}
-	spoke       map[model.AppID]time.Time // when a deployment's message was written last
+	spoke       map[model.AppID]spoken
 	alarms      alarms
 	looked      int // instances looked at in this step
+}
+
+// spoken is when a deployment's message was written last.
+type spoken struct {
+	by model.DeploymentID
+	at time.Time
 }
 
 // New returns a loop over store.
@@ -186,7 +192,7 @@ func (l *Loop) gather() {
 // restart forgets what was known and marks every app, and those of which only a past is left.
 func (l *Loop) restart(v state.View) {
 	l.dirty, l.settled = map[model.AppID]struct{}{}, map[model.AppID]struct{}{}
-	l.deployments, l.spoke = map[model.AppID]map[model.DeploymentID]struct{}{}, map[model.AppID]time.Time{}
+	l.deployments, l.spoke = map[model.AppID]map[model.DeploymentID]struct{}{}, map[model.AppID]spoken{}
 	l.alarms = alarms{}
 	for a := range v.Apps() {
 		l.dirty[a.ID] = struct{}{}
@@ -253,7 +259,11 @@ func (l *Loop) pass(ctx context.Context) error {
 	if len(jobs) == 0 {
 		return nil
 	}
-	if err := l.write(ctx, jobs, now); err != nil {
+	err := l.write(ctx, jobs, now)
+	if errors.Is(err, state.ErrNoSpace) {
+		err = errors.Join(err, l.forget(ctx, jobs))
+	}
+	if err != nil {
 		return fmt.Errorf("write plans of %d apps: %w", len(jobs), err)
 	}
 	for _, j := range jobs {
@@ -266,9 +276,11 @@ func (l *Loop) plan(v state.View, id model.AppID, now time.Time) job {
 	s := snapshot(v, id, l.deployments[id])
 	l.looked += len(s.Instances)
 	j := job{snap: s, plan: Plan(s, l.keep, now)}
-	if again := l.spoke[id].Add(talkEvery); j.plan.Talk && again.After(now) {
-		j.plan.Deployments = nil
-		j.plan.wakeAt(again)
+	if last := l.spoke[id]; j.plan.Talk && last.by == j.plan.Deployments[0].ID {
+		if again := last.at.Add(talkEvery); again.After(now) {
+			j.plan.Deployments = nil
+			j.plan.wakeAt(again)
+		}
 	}
 	return j
 }
@@ -300,14 +312,32 @@ func (l *Loop) write(ctx context.Context, jobs []job, now time.Time) error {
 	})
 }
 
+// forget does of the plans only what makes space.
+func (l *Loop) forget(ctx context.Context, jobs []job) error {
+	err := l.store.Update(ctx, func(tx *state.Tx) error {
+		for n := range jobs {
+			for _, id := range jobs[n].plan.Forget {
+				if i := tx.Instance(id); i != nil && i.Over() {
+					tx.DeleteInstance(id)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("make space: %w", err)
+	}
+	return nil
+}
+
 // finish remembers what a plan that is written says of the future.
 func (l *Loop) finish(j job, now time.Time) {
 	id := j.snap.ID
 	if !j.more {
 		delete(l.dirty, id)
 	}
-	if len(j.plan.Deployments) > 0 {
-		l.spoke[id] = now
+	if n := len(j.plan.Deployments); n > 0 {
+		l.spoke[id] = spoken{j.plan.Deployments[n-1].ID, now}
 	}
 	for _, d := range j.plan.ForgetDeployments {
 		delete(l.deployments[id], d)

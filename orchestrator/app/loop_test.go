@@ -222,6 +222,41 @@ func (s *failing) Update(ctx context.Context, fn func(*state.Tx) error) error {
 	return s.Store.Update(ctx, fn)
 }
 
+// TestFullStoreIsRelieved protects the way out of a full store, which takes only deletions: what is past goes even while
+// nothing else can be written.
+func TestFullStoreIsRelieved(t *testing.T) {
+	now := epoch
+	db := memory.Open(func() time.Time { return now })
+	put(t, db, func(tx *state.Tx) {
+		putApp(tx, "/web", 3)
+		tx.PutInstance(&model.Instance{ID: "web-old", App: "/web", Version: 1, Desired: model.Halt,
+			Status: model.Status{Phase: model.PhaseStopped, Since: now.Add(-2 * time.Hour)}})
+	})
+	l := New(&full{db}, Config{Now: func() time.Time { return now }})
+	if _, err := l.Step(context.Background()); !errors.Is(err, state.ErrNoSpace) {
+		t.Fatalf("step ended with %v", err)
+	}
+	if db.View().InstanceCount() != 0 {
+		t.Fatal("what is past is still there")
+	}
+}
+
+// full is a store that takes only deletions.
+type full struct{ *state.DB }
+
+func (s *full) Update(ctx context.Context, fn func(*state.Tx) error) error {
+	return s.DB.Update(ctx, func(tx *state.Tx) error {
+		before := tx.InstanceCount()
+		if err := fn(tx); err != nil {
+			return err
+		}
+		if tx.InstanceCount() > before {
+			return state.ErrNoSpace
+		}
+		return nil
+	})
+}
+
 func TestRandomID(t *testing.T) {
 	form := regexp.MustCompile(`^web-[a-z2-7]{8}$`)
 	seen := map[string]bool{}

@@ -35,7 +35,7 @@ type Decisions struct {
 
 	Wake    time.Time // when to plan again though nothing changed; zero for never
 	Settled bool      // all is as asked: a change of a live instance's status changes no plan
-	Talk    bool      // nothing but a deployment's message changes: it can wait a moment
+	Talk    bool      // of deployments nothing but one's message changes: it can wait a moment
 }
 
 // Create asks for new instances of one version.

@@ -187,7 +187,7 @@ func (w *world) report(i *model.Instance) {
 // count + surge, or fewer healthy ones than the floor; no plan changes what it read, or differs when made twice; and
 // every version stays as it was written.
 func TestPlanHoldsItsLimits(t *testing.T) {
-	for seed := range uint64(400) {
+	for seed := range uint64(120) {
 		w := newWorld(seed)
 		w.deploy()
 		for step := range 80 {
@@ -252,7 +252,7 @@ func (w *world) check(t *testing.T, at string) Decisions {
 // TestPlanConverges protects that every app comes to rest as asked, whatever it went through, once all that is started
 // becomes healthy: count instances of the target, nothing else, and a deployment that ended.
 func TestPlanConverges(t *testing.T) {
-	for seed := range uint64(400) {
+	for seed := range uint64(120) {
 		w := newWorld(seed)
 		w.deploy()
 		for range 30 {
@@ -490,5 +490,19 @@ func BenchmarkPlan(b *testing.B) {
 				Plan(w.snap, testKeep, w.now.Add(time.Second))
 			}
 		})
+	}
+}
+
+// TestSupersedingIsNotTalk protects the end of an older deployment from being put off with the newer one's message.
+func TestSupersedingIsNotTalk(t *testing.T) {
+	w := running(1, nil)
+	w.deploy()
+	w.check(t, "first")
+	older := w.snap.App.Deployment
+	w.deploy()
+	newer := w.snap.deployment(w.snap.App.Deployment)
+	newer.Moved, newer.Want, newer.Old = w.now, w.snap.target().Spec.Count(), 1
+	if d := Plan(w.snap, testKeep, w.now); d.Talk || d.Deployments[0].ID != older || d.Deployments[0].State != model.DeploySuperseded {
+		t.Fatalf("deployments: %+v, talk %v", d.Deployments, d.Talk)
 	}
 }

@@ -391,7 +391,8 @@ func setOption(s *model.Spec, key, val string) {
 
 func (c *cluster) deploy(tx *state.Tx, id model.AppID, kind model.DeployKind, spec *model.Spec, restarts uint64) {
 	a := &model.App{ID: id, Created: c.now}
-	d := &model.Deployment{ID: model.DeploymentID(c.newID("d")), App: id, Kind: kind, Created: c.now, State: model.DeployRunning}
+	d := &model.Deployment{ID: model.DeploymentID(c.newID("d")), App: id, Kind: kind, Created: c.now, State: model.DeployRunning,
+		Moved: c.now, Want: spec.Count(), Message: "begins"}
 	if old := tx.App(id); old != nil {
 		*a = *old
 		d.From = tx.Target(id).Version
@@ -423,7 +424,7 @@ func (c *cluster) remove(id model.AppID) {
 		t := tx.Target(id)
 		d := &model.Deployment{
 			ID: model.DeploymentID(c.newID("d")), App: id, Kind: model.DeployRemove, From: t.Version, To: t.Version,
-			Created: c.now, State: model.DeployRunning,
+			Created: c.now, Moved: c.now, State: model.DeployRunning,
 		}
 		a.Removing, a.Deployment = true, d.ID
 		tx.PutApp(&a)
@@ -435,6 +436,9 @@ func (c *cluster) setState(id model.AppID, s model.DeploymentState) {
 	c.update(func(tx *state.Tx) {
 		d := *tx.Deployment(tx.App(id).Deployment)
 		d.State = s
+		if s == model.DeployRunning {
+			d.Moved = c.now
+		}
 		tx.PutDeployment(&d)
 	})
 }
@@ -448,7 +452,7 @@ func (c *cluster) cancel(id model.AppID) {
 		tx.PutDeployment(&d)
 		back := &model.Deployment{
 			ID: model.DeploymentID(c.newID("d")), App: id, Kind: model.DeployRollback, From: d.To, To: d.From,
-			Created: c.now, State: model.DeployRunning,
+			Created: c.now, Moved: c.now, State: model.DeployRunning,
 		}
 		a.Deployment = back.ID
 		tx.PutApp(&a)
