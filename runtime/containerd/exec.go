@@ -12,7 +12,6 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -108,8 +107,8 @@ func (d *Driver) runProcess(ctx context.Context, p client.Process, e runtime.Exe
 	if err != nil {
 		return 0, d.failure(ctx, err)
 	}
-	if err := p.Start(ctx); err != nil {
-		return 0, d.failure(ctx, err)
+	if err := p.Start(detached); err != nil { // not to be left half started
+		return 0, d.failure(detached, err)
 	}
 	resize := e.Resize
 	for {
@@ -119,9 +118,8 @@ func (d *Driver) runProcess(ctx context.Context, p client.Process, e runtime.Exe
 				resize = nil
 				continue
 			}
-			if err := p.Resize(ctx, uint32(size.Columns), uint32(size.Rows)); err != nil && !errdefs.IsNotFound(err) {
-				return 0, d.failure(ctx, err)
-			}
+			// It fails when the program has just ended; and a wrong size is no reason to end it.
+			_ = p.Resize(ctx, uint32(size.Columns), uint32(size.Rows))
 		case status := <-exited:
 			if err := status.Error(); err != nil {
 				return 0, d.failure(ctx, err)

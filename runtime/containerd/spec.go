@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/runtime"
@@ -58,9 +59,18 @@ func (d *Driver) process(p *specs.Process, t runtime.Task, img *image) error {
 		p.Cwd = path.Join(runtime.SandboxPath, p.Cwd)
 	}
 	p.NoNewPrivileges = false
-	const softFiles, hardFiles = 1 << 16, 1 << 20 // as many open files as servers commonly need
-	p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: softFiles, Hard: hardFiles}}
+	p.Rlimits = openFiles()
 	return nil
+}
+
+// openFiles lets a program open as many files as servers commonly need, as far as Gantry itself may.
+func openFiles() []specs.POSIXRlimit {
+	const soft, hard = 1 << 16, 1 << 20
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		return nil
+	}
+	return []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: min(soft, own.Max), Hard: min(hard, own.Max)}}
 }
 
 func arguments(t runtime.Task, img *image) []string {

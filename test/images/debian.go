@@ -31,7 +31,7 @@ const (
 )
 
 // layout changes with what is put into layers besides packages, so that old ones in the cache are not used.
-const layout = "4"
+const layout = "5"
 
 // Debian returns an image that holds Debian packages and all they depend on, unpacked but not configured: their
 // installation scripts have not run. It has the users root, www-data, redis and nobody, and no command of its own.
@@ -240,7 +240,10 @@ func pack(root, file string) (err error) {
 			return err
 		}
 		if slices.ContainsFunc(unneeded, func(p string) bool { ok, _ := filepath.Match(p, rel); return ok }) {
-			return filepath.SkipDir
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
 		}
 		return add(w, path, rel, d)
 	})
