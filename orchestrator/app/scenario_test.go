@@ -24,7 +24,9 @@ var rewrite = flag.Bool("rewrite", false, "write what scenarios print into their
 
 // TestScenarios drives the orchestrator and the scheduler over a real store, with a clock and an agent that the
 // scenario controls. A file is blocks of commands, a line of dashes, and what the cluster then looks like. It protects
-// what users see: the steps of deployments, their sentences, and who is stopped when.
+// what users see: the steps of deployments, their sentences, and who is stopped when. To take over what they print:
+//
+//	go test ./orchestrator/app -run Scenarios -rewrite
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
