@@ -155,11 +155,12 @@ struct child spawn(const struct config *c, const int fds[3])
 		replace(c, fds, joined, parent);
 	}
 	close(news[1]);
-	if (read(news[0], &child.host, sizeof child.host) != sizeof child.host)
+	/* First comes its pid. The pipe ends when the program executes; before that comes a word when it does not. */
+	if (read(news[0], &child.host, sizeof child.host) != sizeof child.host || read(news[0], &failed, sizeof failed) > 0) {
+		/* In exec mode nobody inside the namespace would reap it, and the namespace cannot end before. */
+		waitpid(child.pid, NULL, 0);
 		_exit(1);
-	/* The pipe ends when the program executes; before that comes a word when it does not. */
-	if (read(news[0], &failed, sizeof failed) > 0)
-		_exit(1);
+	}
 	close(news[0]);
 	return child;
 }
