@@ -73,12 +73,15 @@ func (s *server) exec(_ context.Context, in *execQuery) (*huma.StreamResponse, e
 const (
 	pingEvery   = 20 * time.Second
 	pingTimeout = 20 * time.Second
+	lastWords   = 5 * time.Second // for the rest of the output and the end, once the program was told to end
 )
 
 // session is one program and the connection that it talks over.
 type session struct {
 	conn    *websocket.Conn
+	live    context.Context         // of the connection, which outlives the program to tell how it ended
 	cancel  context.CancelCauseFunc // ends the program
+	hangUp  context.CancelFunc      // ends the connection
 	stdin   *io.PipeWriter          // nil without stdin
 	sizes   chan runtime.Size       // holds the newest size; nil without a terminal
 	blocked atomic.Bool             // the program does not take its input, so nothing is read from the connection
@@ -89,13 +92,16 @@ var errClientGone = errors.New("the client is gone")
 
 // runExec runs the program with the connection's streams until one of both ends.
 func runExec(ctx context.Context, conn *websocket.Conn, node wire.Node, id model.InstanceID, in *execQuery) {
+	live, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer hangUp()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	s := &session{conn: conn, cancel: cancel}
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastWords, hangUp) })()
+	s := &session{conn: conn, live: live, cancel: cancel, hangUp: hangUp}
 	conn.SetReadLimit(client.MaxExecMessage + 1)
 	e := runtime.Exec{
 		Command: in.Command, Dir: in.Dir, TTY: in.TTY,
-		Stdout: &channel{ctx, s, client.ChannelStdout}, Stderr: &channel{ctx, s, client.ChannelStderr},
+		Stdout: &channel{s, client.ChannelStdout}, Stderr: &channel{s, client.ChannelStderr},
 	}
 	if in.Stdin {
 		var pipe *io.PipeReader
@@ -109,14 +115,14 @@ func runExec(ctx context.Context, conn *websocket.Conn, node wire.Node, id model
 		e.Resize = s.sizes
 	}
 	done := make(chan struct{}, 2)
-	go func() { s.receive(ctx); done <- struct{}{} }()
-	go func() { s.ping(ctx); done <- struct{}{} }()
+	go func() { s.receive(); done <- struct{}{} }()
+	go func() { s.ping(); done <- struct{}{} }()
 	code, err := node.Exec(ctx, id, in.Container, e)
 	if s.stdin != nil {
 		_ = s.stdin.CloseWithError(io.ErrClosedPipe) // frees receive from a program that read no more
 	}
 	s.end(ctx, code, err)
-	cancel(nil)
+	hangUp()
 	_ = conn.CloseNow()
 	<-done
 	<-done
@@ -135,28 +141,34 @@ func (s *session) end(ctx context.Context, code int, err error) {
 	if err != nil {
 		return // a struct of a number and a string always encodes
 	}
-	// The program's context may be over by now; the last words get some time of their own.
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
+	last, cancel := context.WithTimeout(s.live, lastWords)
 	defer cancel()
 	if s.conn.Write(last, websocket.MessageBinary, append([]byte{client.ChannelEnd}, msg...)) == nil {
 		_ = s.conn.Close(websocket.StatusNormalClosure, "")
 	}
 }
 
+// gone ends everything: there is nobody to talk to.
+func (s *session) gone() {
+	s.cancel(errClientGone)
+	s.hangUp()
+}
+
 // receive reads messages until the connection ends, and the program with it.
-func (s *session) receive(ctx context.Context) {
+func (s *session) receive() {
 	if s.stdin != nil {
 		defer s.stdin.Close()
 	}
 	for {
-		kind, msg, err := s.conn.Read(ctx)
+		kind, msg, err := s.conn.Read(s.live)
 		if err != nil {
-			s.cancel(errClientGone)
+			s.gone()
 			return
 		}
 		if err := s.message(kind, msg); err != nil {
 			s.cancel(err)
 			_ = s.conn.Close(websocket.StatusPolicyViolation, err.Error())
+			s.hangUp()
 			return
 		}
 	}
@@ -208,21 +220,21 @@ func (s *session) resize(data []byte) error {
 }
 
 // ping ends the program when the client does not answer.
-func (s *session) ping(ctx context.Context) {
+func (s *session) ping() {
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
 	for {
 		select {
-		case <-ctx.Done():
+		case <-s.live.Done():
 			return
 		case <-tick.C:
 		}
-		short, cancel := context.WithTimeout(ctx, pingTimeout)
+		short, cancel := context.WithTimeout(s.live, pingTimeout)
 		err := s.conn.Ping(short)
 		cancel()
 		// While the program takes no input nobody reads the answer. A broken connection shows all the same.
 		if err != nil && !(s.blocked.Load() && errors.Is(err, context.DeadlineExceeded)) {
-			s.cancel(errClientGone)
+			s.gone()
 			return
 		}
 	}
@@ -230,9 +242,8 @@ func (s *session) ping(ctx context.Context) {
 
 // channel is a writer to one channel of a session. It waits for a client that is slow.
 type channel struct {
-	ctx context.Context
-	s   *session
-	id  byte
+	s  *session
+	id byte
 }
 
 // Write implements io.Writer.
@@ -241,8 +252,8 @@ func (c *channel) Write(p []byte) (int, error) {
 	for sent < len(p) {
 		n := min(len(p)-sent, client.MaxExecMessage/2)
 		msg := append(append(make([]byte, 0, n+1), c.id), p[sent:sent+n]...)
-		if err := c.s.conn.Write(c.ctx, websocket.MessageBinary, msg); err != nil {
-			c.s.cancel(errClientGone)
+		if err := c.s.conn.Write(c.s.live, websocket.MessageBinary, msg); err != nil {
+			c.s.gone()
 			return sent, err
 		}
 		sent += n

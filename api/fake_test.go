@@ -233,17 +233,24 @@ func newDoor(t *testing.T) *door {
 		t.Fatal(err)
 	}
 	d.token = token
-	h := d.handler()
-	d.srv = httptest.NewUnstartedServer(h)
-	d.srv.Config = Server(h)
-	d.srv.Start()
-	t.Cleanup(d.srv.Close)
-	d.c = client.New(d.srv.URL, string(token), client.WithPoll(time.Hour))
+	d.serve(d.handler(), nil)
 	d.put(func(tx *state.Tx) {
 		tx.PutNode(&model.Node{ID: "n1", Name: "alpha", Addr: "10.0.0.1", State: model.NodeReady, Seen: epoch,
 			Capacity: model.Resources{CPUs: 4000, Memory: 8 * model.GiB}})
 	})
 	return d
+}
+
+// serve begins to serve h, beside what was served before. tweak may change the server first.
+func (d *door) serve(h http.Handler, tweak func(*http.Server)) {
+	d.srv = httptest.NewUnstartedServer(h)
+	d.srv.Config = Server(h)
+	if tweak != nil {
+		tweak(d.srv.Config)
+	}
+	d.srv.Start()
+	d.t.Cleanup(d.srv.Close)
+	d.c = client.New(d.srv.URL, string(d.token), client.WithPoll(time.Hour))
 }
 
 func (d *door) handler() http.Handler {
@@ -381,3 +388,8 @@ func readLine(t *testing.T, r *bufio.Reader) string {
 	}
 	return strings.TrimSuffix(line, "\n")
 }
+
+// panicStore fails as only a mistake in our own code can.
+type panicStore struct{ state.Store }
+
+func (panicStore) View() state.View { panic("a secret of the server") }

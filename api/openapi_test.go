@@ -155,7 +155,7 @@ func TestWithoutTokenOnlyLocalNamesAndOrigins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.srv.Config.Handler = h
+	d.serve(h, nil)
 	if status, body, _ := d.call("GET", "/v1/apps", "", "Authorization", ""); status != http.StatusOK {
 		t.Errorf("local: %d %s", status, body)
 	}

@@ -73,7 +73,7 @@ func FindLocal(dataDir string) (Local, error) {
 	case want != "" && i >= 0:
 		return all[i], nil
 	case dataDir != "":
-		return Local{}, fmt.Errorf("%w --data-dir %s", ErrNoLocal, dataDir)
+		return Local{}, noneIn(dataDir)
 	case len(all) == 0:
 		return Local{}, ErrNoLocal
 	case len(all) == 1:
@@ -85,6 +85,15 @@ func FindLocal(dataDir string) (Local, error) {
 	}
 	return Local{}, fmt.Errorf("%w: set GANTRY_ADDR or --data-dir to one of%s", ErrSeveralLocal, list.String())
 }
+
+// noneIn is ErrNoLocal for one data directory.
+type noneIn string
+
+func (dir noneIn) Error() string {
+	return fmt.Sprintf("no Gantry runs here with its data in %s: start one with `gantry up --data-dir %s`", string(dir), string(dir))
+}
+
+func (noneIn) Is(target error) bool { return target == ErrNoLocal }
 
 // DefaultDataDir is where a server keeps its data when it is not told: /var/lib/gantry for root, else
 // ~/.local/share/gantry.
