@@ -121,6 +121,8 @@ func (x *execution) run(ctx context.Context, shim string) (int, error) {
 		return 0, ctx.Err()
 	case serr != nil:
 		return 0, serr
+	case words[0] != "started" && x.over():
+		return 0, fmt.Errorf("the task has ended: %w", runtime.ErrNotFound)
 	case words[0] != "started":
 		return 0, failure(words, x.c)
 	case errors.As(werr, &exit) && exit.ExitCode() >= 0:
@@ -130,6 +132,9 @@ func (x *execution) run(ctx context.Context, shim string) (int, error) {
 	}
 	return 0, err
 }
+
+// over reports whether the task has ended.
+func (x *execution) over() bool { return readable(x.task.Fd()) }
 
 // connect gives the helper its descriptors. The function it returns ends what runs beside it.
 func (x *execution) connect() (finish func() error, err error) {

@@ -15,25 +15,40 @@ import (
 // helpers is the directory of gantry-shim and gantry-log, built from source for these tests.
 var helpers string
 
+// helpersEnv names that directory when another process of the test has built it.
+const helpersEnv = "GANTRY_TEST_HELPERS"
+
 func TestMain(m *testing.M) {
+	if order := os.Getenv(agentEnv); order != "" {
+		fmt.Fprintln(os.Stderr, "agent:", actAsAgent(order))
+		os.Exit(1)
+	}
 	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "gantry-shim-")
-		if err == nil {
-			defer os.RemoveAll(dir)
-			err = os.Chmod(dir, 0o755)
+		if helpers = os.Getenv(helpersEnv); helpers != "" {
+			return m.Run()
 		}
-		if err == nil {
-			helpers = dir
-			make := exec.Command("make", "-s", "-C", "../../shim", "BIN="+dir)
-			make.Stdout, make.Stderr = os.Stderr, os.Stderr
-			err = make.Run()
-		}
+		dir, err := build()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "build gantry-shim:", err)
 			return 1
 		}
+		defer os.RemoveAll(dir)
+		helpers = dir
 		return m.Run()
 	}())
+}
+
+func build() (string, error) {
+	dir, err := os.MkdirTemp("", "gantry-shim-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // other users run them too
+		return "", err
+	}
+	c := exec.Command("make", "-s", "-C", "../../shim", "BIN="+dir)
+	c.Stdout, c.Stderr = os.Stderr, os.Stderr
+	return dir, c.Run()
 }
 
 // open returns a driver whose tasks and cgroups are gone at the end of the test.

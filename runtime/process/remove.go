@@ -1,12 +1,14 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +38,11 @@ func (d *Driver) Remove(ctx context.Context, id runtime.TaskID) error {
 	d.busy[id] = true
 	d.mu.Unlock()
 	defer d.finish(id)
+	if t != nil && !d.cfg.Isolate && t.exit.Lost != "" {
+		if err := sweep(mark(id, t.attempt)); err != nil {
+			return fmt.Errorf("remove task %s: %w", id, err)
+		}
+	}
 	if err := d.clear(ctx, id); err != nil {
 		return fmt.Errorf("remove task %s: %w", id, err)
 	}
@@ -104,6 +111,42 @@ func (d *Driver) clear(ctx context.Context, id runtime.TaskID) error {
 	}
 	if err := os.RemoveAll(aside); err != nil {
 		return fmt.Errorf("clear away: %w", err)
+	}
+	return nil
+}
+
+// mark returns an environment variable by which programs without isolation are known should their shim be killed: what
+// they started is then nobody's child.
+func mark(id runtime.TaskID, attempt uint32) string {
+	return fmt.Sprintf("GANTRY_TASK=%s/%d", id, attempt)
+}
+
+// sweep kills all processes that were started with a mark.
+func sweep(mark string) error {
+	bearing := func(pid string) bool {
+		env, err := os.ReadFile("/proc/" + pid + "/environ")
+		return err == nil && bytes.Contains(append([]byte{0}, env...), []byte("\x00"+mark+"\x00"))
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return fmt.Errorf("look for processes: %w", err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || !bearing(e.Name()) {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue // it has just ended
+		}
+		if bearing(e.Name()) { // so the pidfd is of this process
+			err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		}
+		_ = unix.Close(fd)
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("kill process %d: %w", pid, err)
+		}
 	}
 	return nil
 }

@@ -165,6 +165,10 @@ func (d *Driver) configure(spec runtime.Task) (*config, error) {
 	for k, v := range spec.Env {
 		c.env[k] = v
 	}
+	if !d.cfg.Isolate {
+		name, value, _ := strings.Cut(mark(spec.ID, spec.Attempt), "=")
+		c.env[name] = value
+	}
 	if g := d.group(spec.ID); g != nil {
 		e := g.Entry()
 		c.tasks, c.cgroup = e.Tasks, e.Dir
