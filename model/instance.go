@@ -132,5 +132,8 @@ func (i *Instance) Clone() *Instance {
 	out := *i
 	out.Ports = append([]uint16(nil), i.Ports...)
 	out.Status.Tasks = append([]TaskStatus(nil), i.Status.Tasks...)
+	for n := range out.Status.Tasks {
+		out.Status.Tasks[n].Exit = clonePtr(out.Status.Tasks[n].Exit)
+	}
 	return &out
 }

@@ -29,10 +29,14 @@ func ParseCPU(s string) (CPU, error) {
 	if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
 		return 0, fmt.Errorf("%q is not a number of cores: write 0.5, 2 or 250m", s)
 	}
-	if f < 0 || f*scale > 1e9 {
+	c := math.Round(f * scale)
+	if f < 0 || c > float64(MaxCPUs) {
 		return 0, fmt.Errorf("%q cores is outside 0 to 1000000", s)
 	}
-	return CPU(math.Round(f * scale)), nil
+	if f > 0 && c == 0 {
+		return 0, fmt.Errorf("%q cores is less than 0.001", s)
+	}
+	return CPU(c), nil
 }
 
 // MarshalJSON writes a number of cores.
@@ -80,6 +84,9 @@ func ParseBytes(s string) (Bytes, error) {
 			break
 		}
 	}
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil && n >= 0 && n <= math.MaxInt64/int64(size) {
+		return Bytes(n) * size, nil // exactly, also past 2^53
+	}
 	f, err := strconv.ParseFloat(text, 64)
 	if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
 		return 0, fmt.Errorf("%q is not an amount of bytes: write 256MiB, 1GiB or a number of bytes", s)
@@ -87,7 +94,11 @@ func ParseBytes(s string) (Bytes, error) {
 	if f < 0 || f*float64(size) >= math.MaxInt64 {
 		return 0, fmt.Errorf("%q is outside 0 to 8 EiB", s)
 	}
-	return Bytes(math.Round(f * float64(size))), nil
+	b := Bytes(math.Round(f * float64(size)))
+	if f > 0 && b == 0 {
+		return 0, fmt.Errorf("%q is less than one byte", s)
+	}
+	return b, nil
 }
 
 // String writes b in the largest binary unit that holds it exactly, so that ParseBytes reads the same amount back.

@@ -3,6 +3,7 @@ package model
 import (
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/url"
 	"path"
 	"slices"
@@ -39,6 +40,9 @@ const (
 	MaxEndpoints  = 64
 	MaxList       = 256     // entries in any other list or map
 	MaxText       = 1 << 16 // bytes in any one string
+
+	MaxCPUs  CPU = 1_000_000_000 // in one container
+	MaxBytes     = 1024 * TiB    // of memory or disk in one container: sums must not overflow
 )
 
 // Validate returns everything that is wrong with s, or nil. It checks s as written, before defaults.
@@ -99,7 +103,7 @@ func (c *Container) validate(errs *FieldErrors, at string) {
 	if len(c.Command) > 0 && c.Command[0] == "" {
 		errs.add(at+".command[0]", "the program is empty")
 	}
-	if strings.ContainsAny(c.Image, " \t\n\x00") {
+	if strings.ContainsAny(c.Image, " \t\r\n") {
 		errs.add(at+".image", "%q has white space", c.Image)
 	}
 	oneOf(errs, at+".pull", c.Pull, PullMissing, PullAlways, PullNever)
@@ -109,18 +113,28 @@ func (c *Container) validate(errs *FieldErrors, at string) {
 	if c.CPUs < 0 || c.CPUs > 0 && c.CPUs < 10 {
 		errs.add(at+".cpus", "%v is less than 0.01", c.CPUs)
 	}
+	if c.CPUs > MaxCPUs {
+		errs.add(at+".cpus", "%v is more than %v", c.CPUs, MaxCPUs)
+	}
 	if c.Memory < 0 || c.Memory > 0 && c.Memory < 4*MiB {
 		errs.add(at+".memory", "%v is less than 4MiB", c.Memory)
 	}
-	if c.Disk < 0 {
-		errs.add(at+".disk", "is negative")
+	if c.Memory > MaxBytes {
+		errs.add(at+".memory", "%v is more than %v", c.Memory, MaxBytes)
+	}
+	if c.Disk < 0 || c.Disk > MaxBytes {
+		errs.add(at+".disk", "%v is outside 0 to %v", c.Disk, MaxBytes)
 	}
 	checkList(errs, at+".command", c.Command)
 	checkList(errs, at+".args", c.Args)
+	checkText(errs, at+".image", c.Image)
 	checkText(errs, at+".shell", c.Shell)
 	checkText(errs, at+".user", c.User)
 	checkText(errs, at+".dir", c.Dir)
 	c.validateEnv(errs, at)
+	if len(c.Artifacts) > MaxList {
+		errs.add(at+".artifacts", "has %d entries, at most %d are allowed", len(c.Artifacts), MaxList)
+	}
 	for i := range c.Artifacts {
 		c.Artifacts[i].validate(errs, fmt.Sprintf("%s.artifacts[%d]", at, i))
 	}
@@ -128,7 +142,7 @@ func (c *Container) validate(errs *FieldErrors, at string) {
 
 func (c *Container) validateEnv(errs *FieldErrors, at string) {
 	checkMap(errs, at+".env", c.Env)
-	for k := range c.Env {
+	for _, k := range slices.Sorted(maps.Keys(c.Env)) {
 		if k == "" || strings.ContainsAny(k, "=\x00") {
 			errs.add(at+".env", "%q is not a variable name", k)
 		}
@@ -140,7 +154,7 @@ func (a *Artifact) validate(errs *FieldErrors, at string) {
 	switch {
 	case err != nil:
 		errs.add(at+".uri", "%v", err)
-	case u.Scheme == "file" && !path.IsAbs(u.Path):
+	case u.Scheme == "file" && (!path.IsAbs(u.Path) || u.Host != "" && u.Host != "localhost"):
 		errs.add(at+".uri", "%q: a file: address needs an absolute path, such as file:///srv/app.tar.gz", a.URI)
 	case u.Scheme != "file" && u.Scheme != "http" && u.Scheme != "https":
 		errs.add(at+".uri", "%q: file:, http: and https: addresses are known", a.URI)
@@ -148,8 +162,11 @@ func (a *Artifact) validate(errs *FieldErrors, at string) {
 		errs.add(at+".uri", "%q names no host", a.URI)
 	}
 	checkText(errs, at+".uri", a.URI)
-	if a.Path != "" && !localPath(a.Path) {
-		errs.add(at+".path", "%q leaves the sandbox; write a relative path without ..", a.Path)
+	switch {
+	case a.Path == "" && err == nil && (path.Base(u.Path) == "/" || path.Base(u.Path) == "."):
+		errs.add(at+".path", "%q ends without a file name; say where to put it", a.URI)
+	case a.Path != "" && (!localPath(a.Path) || path.Clean(a.Path) == "."):
+		errs.add(at+".path", "%q is no place in the sandbox; write a relative path without ..", a.Path)
 	}
 	if a.Checksum == "" {
 		return
@@ -283,8 +300,8 @@ func (s *Spec) checkCommand(errs *FieldErrors, at string, c *CommandCheck) {
 		errs.add(at+".command", "the program is empty")
 	}
 	checkList(errs, at+".command", c.Command)
-	known := slices.ContainsFunc(s.Containers, func(k Container) bool { return k.Name == c.Container })
-	if c.Container != "" && c.Container != DefaultContainer && !known {
+	known := slices.ContainsFunc(s.WithDefaults().Containers, func(k Container) bool { return k.Name == c.Container })
+	if c.Container != "" && !known {
 		errs.add(at+".container", "no container is named %q", c.Container)
 	}
 }
@@ -294,7 +311,7 @@ func (s *Spec) validatePolicies(errs *FieldErrors) {
 		atLeast(errs, "restart.backoff", r.Backoff, 10*time.Millisecond)
 		atLeast(errs, "restart.max", r.Max, 10*time.Millisecond)
 		atLeast(errs, "restart.reset", r.Reset, 10*time.Millisecond)
-		if r.Factor != 0 && (r.Factor < 1 || r.Factor > 100) {
+		if inside := r.Factor >= 1 && r.Factor <= 100; r.Factor != 0 && !inside { // NaN is not inside
 			errs.add("restart.factor", "%g is outside 1 to 100", r.Factor)
 		}
 	}
@@ -307,22 +324,39 @@ func (s *Spec) validatePolicies(errs *FieldErrors) {
 			errs.add("stop.grace", "%v is more than 24h", st.Grace)
 		}
 	}
-	if u := s.Update; u != nil {
-		for at, a := range map[string]Amount{"update.minHealthy": u.MinHealthy, "update.maxSurge": u.MaxSurge} {
-			if _, _, err := a.parse(); a != "" && err != nil {
-				errs.add(at, "%v", err)
-			}
-		}
-		if n, percent, err := u.MinHealthy.parse(); err == nil && percent && n > 100 {
-			errs.add("update.minHealthy", "%q is more than 100%%", u.MinHealthy)
-		}
-		atLeast(errs, "update.deadline", u.Deadline, time.Second)
-		d := s.WithDefaults()
-		if d.Update.MinHealthy.Of(s.Count(), true) >= s.Count() && d.Update.MaxSurge.Of(s.Count(), true) == 0 && s.Count() > 0 {
-			errs.add("update", "minHealthy keeps all %d instances and maxSurge allows none more, so no instance could ever be replaced: lower minHealthy or raise maxSurge", s.Count())
-		}
-	}
+	s.validateUpdate(errs)
 	oneOf(errs, "killOrder", s.KillOrder, YoungestFirst, OldestFirst)
+}
+
+func (s *Spec) validateUpdate(errs *FieldErrors) {
+	u := s.Update
+	if u == nil {
+		return
+	}
+	n, percent, err := checkAmount(errs, "update.minHealthy", u.MinHealthy)
+	if percent && n > 100 {
+		errs.add("update.minHealthy", "%q is more than 100%%", u.MinHealthy)
+	}
+	_, _, surgeErr := checkAmount(errs, "update.maxSurge", u.MaxSurge)
+	if u.MinHealthyTime != nil {
+		atLeast(errs, "update.minHealthyTime", *u.MinHealthyTime, 0)
+	}
+	atLeast(errs, "update.deadline", u.Deadline, time.Second)
+	count, d := s.Count(), s.WithDefaults().Update
+	stuck := count > 0 && d.MinHealthy.Of(count, true) >= count && d.MaxSurge.Of(count, true) == 0
+	if stuck && err == nil && surgeErr == nil {
+		errs.add("update", "minHealthy keeps all %d instances and maxSurge allows none more, so no instance could ever be replaced: lower minHealthy or raise maxSurge", count)
+	}
+}
+
+func checkAmount(errs *FieldErrors, at string, a Amount) (n int, percent bool, err error) {
+	if a == "" {
+		return 0, false, nil
+	}
+	if n, percent, err = a.parse(); err != nil {
+		errs.add(at, "%v", err)
+	}
+	return n, percent, err
 }
 
 // SignalNumber returns the number that Linux gives a signal's name, with or without SIG.
@@ -368,7 +402,7 @@ func checkMap(errs *FieldErrors, at string, m map[string]string) {
 	if len(m) > MaxList {
 		errs.add(at, "has %d entries, at most %d are allowed", len(m), MaxList)
 	}
-	for k, v := range m {
-		checkText(errs, fmt.Sprintf("%s[%q]", at, k), k+v)
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		checkText(errs, fmt.Sprintf("%s[%q]", at, k), k+m[k])
 	}
 }
