@@ -322,7 +322,8 @@ func (p *pump) sayProgress(message string) {
 func (p *pump) report() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.dropped {
+	fresh := p.rec.Status.Phase == model.PhaseAssigned && p.rec.Status.Message == "" // the server knows that
+	if !p.dropped && !fresh {
 		p.a.reports.add(p.id, cloneStatus(p.rec.Status))
 	}
 }
