@@ -89,11 +89,10 @@ func (c *cli) report(cmd *cobra.Command, err error) {
 	if errors.As(err, &exit) && exit.err == nil {
 		return
 	}
-	text := err.Error()
 	if errors.Is(err, context.Canceled) && exit == nil {
-		text = "interrupted"
+		return // the user knows
 	}
-	fmt.Fprintf(c.err, "gantry: %s\n", text)
+	fmt.Fprintf(c.err, "gantry: %v\n", err)
 	if hint := hintFor(cmd, err); hint != "" {
 		fmt.Fprintf(c.err, "  %s\n", hint)
 	}

@@ -80,7 +80,7 @@ func TestExitCodes(t *testing.T) {
 		{"run " + bad, 4, []string{bad + ":3: containers[0].imagee: no such field"}},
 		{"run " + refused, 4, []string{refused + ":5: containers[0].image: is not liked"}},
 		{"run --name taken nginx", 0, nil},
-		{"run docker.io/library/web:1", 4, []string{"/web", "exists", "--name"}},
+		{"run docker.io/library/web:1", 4, []string{"app /web already", "--name"}},
 		{"--token wrong ps", 4, []string{"token", "GANTRY_TOKEN"}},
 		{"--addr 127.0.0.1:1 ps", 6, []string{"cannot reach", "gantry up"}},
 		{"--data-dir /nowhere ps", 6, []string{"no Gantry runs here", "gantry up"}},
@@ -117,7 +117,7 @@ func TestWaitPrintsEachSentenceOnce(t *testing.T) {
 	f.addApp("/web")
 	f.next = steps(model.DeploySucceeded, "done")
 	gantry(t, f, "", "scale", "web", "2").want(t, 0,
-		"/web: 0/2 starting 2 instances\n/web: 1/2 waiting for one more\n/web is running: 2 of 2 healthy, version 1, at 127.0.0.1:31000\n")
+		"/web: starting 2 instances\n/web: waiting for one more\n/web is running: 2 of 2 healthy, version 1, at 127.0.0.1:31000\n")
 	gantry(t, f, "", "restart", "--no-wait", "web").want(t, 0, "d-2\n")
 	gantry(t, f, "", "rm", "web").want(t, 0, "/web is gone\n")
 }
@@ -134,8 +134,9 @@ func TestWaitEndsBadly(t *testing.T) {
 	f := newFake(t)
 	f.addApp("/web")
 	f.next = []model.Deployment{{State: model.DeployRunning, Want: 1, Message: "no node has 4 TiB memory"}}
+	f.apps["/web"].Why = "1 node lacks memory: wants 4 TiB"
 	r := gantry(t, f, "", "restart", "web", "--timeout", "50ms")
-	r.want(t, 5, "/web: 0/1 no node has 4 TiB memory\n", "not done after 50ms: no node has 4 TiB memory", "gantry status /web")
+	r.want(t, 5, "/web: no node has 4 TiB memory\n", "not done after 50ms: 1 node lacks memory: wants 4 TiB", "gantry status /web")
 }
 
 // Ctrl-C ends the waiting, not the deployment.
@@ -145,7 +146,7 @@ func TestInterrupted(t *testing.T) {
 	f.next = []model.Deployment{{State: model.DeployRunning, Want: 1, Message: "working"}}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(100*time.Millisecond, cancel)
-	gantryCtx(t, ctx, f, "", "restart", "web").want(t, 130, "/web: 0/1 working\n", "stopped waiting", "it goes on", "gantry status /web")
+	gantryCtx(t, ctx, f, "", "restart", "web").want(t, 130, "/web: working\n", "stopped waiting", "it goes on", "gantry status /web")
 	if len(f.requests) != 1 {
 		t.Errorf("sent %v", f.requests)
 	}
@@ -182,6 +183,15 @@ func TestRunFile(t *testing.T) {
 	if r.code != 4 || len(f.requests) != before {
 		t.Errorf("code %d, sent %v", r.code, f.requests[before:])
 	}
+}
+
+// One app that fails hides neither the others nor that it failed.
+func TestRunFileFailsInPart(t *testing.T) {
+	f := newFake(t)
+	f.next = []model.Deployment{{State: model.DeployFailed, Message: "crashed"}}
+	text := "id: /bad\ncontainers: [{image: a}]\n---\nid: /good\ncontainers: [{image: b}]\n"
+	gantry(t, f, "", "run", write(t, "two.yml", text)).want(t, 4,
+		"created /bad\ncreated /good\n/good is running: 1 of 1 healthy, version 1, at 127.0.0.1:31000\n", "/bad", "crashed")
 }
 
 // An update changes what was named and nothing else, and begins again when someone else was faster.

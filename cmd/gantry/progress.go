@@ -43,22 +43,16 @@ type lines struct {
 
 func (l *lines) show(d model.Deployment) {
 	if d.Message != "" && d.Message != l.last && !d.State.Over() {
-		fmt.Fprintln(l.w, progressText(d))
+		fmt.Fprintf(l.w, "%s: %s\n", d.App, sentence(d))
 	}
 	l.last = d.Message
 }
 
 func (*lines) close() {}
 
-func progressText(d model.Deployment) string {
-	text := string(d.App) + ": "
-	if d.Want > 0 {
-		text += fmt.Sprintf("%d/%d ", d.Done, d.Want)
-	}
-	if d.State == model.DeployPaused {
-		text += "(paused) "
-	}
-	return text + strings.ReplaceAll(d.Message, "\n", " ")
+// sentence is what a deployment does or waits for.
+func sentence(d model.Deployment) string {
+	return strings.ReplaceAll(d.Message, "\n", " ")
 }
 
 // spinner redraws one line in place until it is closed.
@@ -100,8 +94,12 @@ func (s *spinner) spin() {
 }
 
 func (s *spinner) show(d model.Deployment) {
+	text := string(d.App)
+	if d.Want > 0 {
+		text += fmt.Sprintf(" %d/%d", d.Done, d.Want)
+	}
 	s.mu.Lock()
-	s.text = progressText(d)
+	s.text = text + "  " + sentence(d)
 	s.mu.Unlock()
 	s.draw()
 }

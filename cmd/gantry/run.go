@@ -108,7 +108,7 @@ func isFile(s string) bool {
 func nameTaken(id model.AppID, err error) error {
 	var e *client.Error
 	if errors.As(err, &e) && e.Status == http.StatusConflict {
-		return &exitError{exitRefused, aboutApp(id, err),
+		return &exitError{exitRefused, fmt.Errorf("there is an app %s already", id),
 			fmt.Sprintf("give the new app another --name, or replace that one with --name %s", strings.TrimPrefix(string(id), "/"))}
 	}
 	return err
@@ -156,22 +156,23 @@ func (c *cli) runFile(cmd *cobra.Command, name string, program []string, w waiti
 	return c.awaitAll(cmd.Context(), api, w, changes)
 }
 
-// awaitAll waits for one change after the other, and returns the first error after having seen them all.
+// awaitAll waits for one change after the other, whatever becomes of each. It returns the last error, and prints those
+// before it.
 func (c *cli) awaitAll(ctx context.Context, api *client.Client, w waiting, changes []client.Change) error {
-	var first error
+	var last error
 	for _, ch := range changes {
 		err := c.await(ctx, api, w, ch)
-		if err != nil && ctx.Err() != nil {
-			return err
+		if err == nil {
+			continue
 		}
-		if first != nil && err != nil {
-			fmt.Fprintf(c.err, "gantry: %v\n", first)
+		if last != nil {
+			fmt.Fprintf(c.err, "gantry: %v\n", last)
 		}
-		if err != nil {
-			first = err
+		if last = err; ctx.Err() != nil {
+			break
 		}
 	}
-	return first
+	return last
 }
 
 // readSpecs reads the apps of a file, or of the standard input when it is named -.

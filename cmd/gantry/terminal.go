@@ -28,7 +28,7 @@ func terminalOf(w io.Writer) terminal {
 		color: !dumb && os.Getenv("NO_COLOR") == "",
 		size: func() (int, int) {
 			w, h, err := term.GetSize(int(f.Fd()))
-			if err != nil {
+			if err != nil || w == 0 || h == 0 { // some terminals do not know
 				return 80, 24
 			}
 			return w, h

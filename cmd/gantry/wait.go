@@ -59,8 +59,10 @@ func (c *cli) watch(ctx context.Context, api *client.Client, w waiting, ch clien
 	switch {
 	case err == nil:
 		return d, nil
+	case errors.Is(context.Cause(ctx), errTimeout):
+		return d, timedOut(ctx, api, w, ch, last)
 	case ctx.Err() != nil:
-		return d, stopped(context.Cause(ctx), w, ch, last)
+		return d, &exitError{exitInterrupted, fmt.Errorf("%s: stopped waiting for deployment %s", ch.App, ch.Deployment), goesOn(ch)}
 	case errors.As(err, &e) && e.Status == http.StatusNotFound && last.Kind == model.DeployRemove:
 		last.State = model.DeploySucceeded // it went with its app
 		return last, nil
@@ -68,17 +70,23 @@ func (c *cli) watch(ctx context.Context, api *client.Client, w waiting, ch clien
 	return d, fmt.Errorf("wait for deployment %s: %w", ch.Deployment, err)
 }
 
-// stopped says that the command waits no longer, while the deployment goes on.
-func stopped(cause error, w waiting, ch client.Change, last model.Deployment) error {
-	hint := fmt.Sprintf("it goes on; look again with gantry status %s", ch.App)
-	if errors.Is(cause, errTimeout) {
-		text := fmt.Sprintf("%s: deployment %s is not done after %v", ch.App, ch.Deployment, w.timeout)
-		if last.Message != "" {
-			text += ": " + last.Message
-		}
-		return &exitError{exitTimeout, errors.New(text), hint}
+// timedOut says what the deployment still waits for, as the app tells it now.
+func timedOut(ctx context.Context, api *client.Client, w waiting, ch client.Change, last model.Deployment) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	why := last.Message
+	if app, err := api.App(ctx, ch.App); err == nil && app.Why != "" {
+		why = app.Why
 	}
-	return &exitError{exitInterrupted, fmt.Errorf("%s: stopped waiting for deployment %s", ch.App, ch.Deployment), hint}
+	text := fmt.Sprintf("%s: deployment %s is not done after %v", ch.App, ch.Deployment, w.timeout)
+	if why != "" {
+		text += ": " + why
+	}
+	return &exitError{exitTimeout, errors.New(text), goesOn(ch)}
+}
+
+func goesOn(ch client.Change) string {
+	return fmt.Sprintf("it goes on; look again with gantry status %s", ch.App)
 }
 
 // conclude says how a deployment ended; anything but success is an error.
