@@ -103,7 +103,8 @@ func (p *planner) follow(dep *model.Deployment) {
 		if whole {
 			p.stable()
 		}
-		p.d.Settled = clean && p.d.App == nil && len(p.lost) == 0
+		p.d.Settled = len(p.current) == p.count && len(p.old)+len(p.ending)+len(p.lost) == 0 &&
+			p.s.App.Stable == p.target.Version // so that nothing depends on who is healthy
 		return
 	}
 	n := *dep

@@ -205,7 +205,8 @@ func (p *planner) rank(i *model.Instance) rank {
 	case p.spec == nil:
 		return healthy
 	}
-	if counts := since.Add(p.spec.Update.MinHealthyTime.Std()); counts.After(p.now) {
+	least := p.spec.Update.MinHealthyTime.Std()
+	if counts := since.Add(least); least > 0 && counts.After(p.now) { // a node's clock may be ahead
 		p.d.wakeAt(counts)
 		return young
 	}
