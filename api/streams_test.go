@@ -235,7 +235,7 @@ func TestWaitDeployment(t *testing.T) {
 	got, err := d.c.WaitDeployment(t.Context(), c.Deployment, func(dep model.Deployment) {
 		seen = append(seen, fmt.Sprintf("%s %d", dep.State, dep.Done))
 		step++
-		go d.put(func(tx *state.Tx) {
+		d.put(func(tx *state.Tx) {
 			next := *tx.Deployment(c.Deployment)
 			if next.Done++; next.Done == 3 {
 				next.State = model.DeploySucceeded

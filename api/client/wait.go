@@ -37,7 +37,7 @@ func (c *Client) WaitDeployment(ctx context.Context, id model.DeploymentID, prog
 			}
 		case !passing(err):
 			return last, err
-		default:
+		case ctx.Err() == nil:
 			lost = err
 		}
 		select {
