@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/danielgtaylor/huma/v2"
 	"github.com/gantry-os/gantry/api/client"
 	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/state"
@@ -148,7 +147,7 @@ func (s *server) createApp(ctx context.Context, in *createInput) (*changed, erro
 	if err != nil {
 		return nil, err
 	}
-	return s.change(ctx, in.Keyed, http.MethodPost, "/v1/apps", func(c *change) (client.Change, error) {
+	return s.change(ctx, in.Keyed, http.MethodPost, appRoute(spec.ID), func(c *change) (client.Change, error) {
 		if a := c.tx.App(spec.ID); a != nil {
 			_, _, err := c.live(spec.ID)
 			if err == nil {
@@ -308,5 +307,3 @@ func (s *server) rollbackApp(ctx context.Context, in *appBody) (*changed, error)
 	}
 	return s.change(ctx, in.Keyed, http.MethodPost, appRoute(id)+"/rollback", func(c *change) (client.Change, error) { return c.rollback(id, ask.Version) })
 }
-
-var _ huma.Resolver = (*body)(nil)

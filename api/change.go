@@ -205,11 +205,7 @@ func (c *change) deploy(app *model.App, target, v *model.AppVersion, kind model.
 	if target != nil {
 		d.From = target.Version
 	}
-	words := map[string]string{"rolledback": "rolled back"}
-	said := verb
-	if w, ok := words[verb]; ok {
-		said = w
-	}
+	said := strings.Replace(verb, "rolledback", "rolled back", 1)
 	c.start(d, verb, fmt.Sprintf("app %s was %s: version %d", app.ID, said, v.Version))
 	return client.Change{App: app.ID, Version: v.Version, Deployment: c.id}, nil
 }

@@ -23,6 +23,8 @@ import (
 // each bad field, with what would be right.
 type body struct{ ctx huma.Context }
 
+var _ huma.Resolver = (*body)(nil)
+
 // Resolve implements huma.Resolver.
 func (b *body) Resolve(ctx huma.Context) []error {
 	b.ctx = ctx

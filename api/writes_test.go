@@ -337,6 +337,11 @@ func TestIdempotencyKey(t *testing.T) {
 	if again := must(d.c.CreateApp(ctx, web(1), key))(t); again != first {
 		t.Errorf("create again: %+v, want %+v", again, first)
 	}
+	another := web(1)
+	another.ID = "/another"
+	if c := must(d.c.CreateApp(ctx, another, key))(t); c.App != "/another" {
+		t.Errorf("the same key for another app: %+v", c)
+	}
 	r := must(d.c.RestartApp(ctx, shop, key))(t)
 	if r.Deployment == first.Deployment {
 		t.Error("the same key on another path is another write")
