@@ -211,6 +211,13 @@ func (d *fakeDriver) set(f func()) {
 	f()
 }
 
+// started returns how many programs were run.
+func (d *fakeDriver) started() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.starts)
+}
+
 func (d *fakeDriver) held() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -217,7 +217,7 @@ func TestStopBeforeStart(t *testing.T) {
 		if s := w.wantPhase("a-1", 0, model.PhaseStopped); s.Message != "stopped before it was started" {
 			t.Errorf("message %q", s.Message)
 		}
-		if len(w.proc.starts) != 0 {
+		if w.proc.started() != 0 {
 			t.Error("it was started")
 		}
 		over := stop(program("b-1"))
@@ -308,7 +308,7 @@ func TestAdoption(t *testing.T) {
 		if slices.Contains(w.proc.held(), "orphan-1.main") {
 			t.Error("the orphan is left")
 		}
-		if n := len(w.proc.starts); n != 5 {
+		if n := w.proc.started(); n != 5 {
 			t.Errorf("%d programs were run, want 3, the orphan and the lost one again", n)
 		}
 	})
@@ -352,7 +352,7 @@ func TestLostRecord(t *testing.T) {
 		if held := w.proc.held(); !slices.Equal(held, []string{"a-1.main"}) {
 			t.Errorf("tasks %v", held)
 		}
-		if len(w.proc.starts) != 2 {
+		if w.proc.started() != 2 {
 			t.Error("a program was run again")
 		}
 	})
@@ -397,7 +397,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 				if held := w.proc.held(); len(held) != 0 {
 					t.Errorf("tasks are left: %v", held)
 				}
-				if n := len(w.proc.starts); n != 4 {
+				if n := w.proc.started(); n != 4 {
 					t.Errorf("%d programs were run, want 4", n)
 				}
 			})
@@ -441,7 +441,7 @@ func TestStopRecordedMeansNoStart(t *testing.T) {
 		w.up(a) // a late word of an old server
 		w.wait(time.Minute)
 		w.wantPhase("a-1", 1, model.PhaseStopped)
-		if len(w.proc.starts) != 1 {
+		if w.proc.started() != 1 {
 			t.Error("it was started again")
 		}
 	})

@@ -302,7 +302,7 @@ func newHash(checksum string) (hash.Hash, error) {
 	case "sha512":
 		return sha512.New(), nil
 	}
-	return nil, fmt.Errorf("%w: %q is neither sha256: nor sha512:", ErrChecksum, checksum)
+	return nil, fmt.Errorf("%w: %q begins with neither sha256: nor sha512: as it should", ErrChecksum, checksum)
 }
 
 func checkSum(h hash.Hash, checksum string) error {

@@ -44,7 +44,7 @@ func (t *track) note(err error, age time.Duration) {
 	case err == nil:
 		t.passed, t.failures = true, 0
 	case t.passed || age >= t.grace:
-		t.failures++
+		t.failures = min(t.failures+1, t.limit)
 	}
 }
 
