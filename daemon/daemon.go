@@ -68,6 +68,8 @@ type daemon struct {
 	engine *engine
 	agent  *agent.Agent
 	node   model.Node
+
+	endAgent func() // ends the agent's pumps and waits for that; instances run on
 }
 
 // later registers what undoes a step.
@@ -146,6 +148,7 @@ func (d *daemon) serve(ctx context.Context, ready func(Running) error) error {
 		err = nil
 	}
 	if endInstances.Load() {
+		d.endAgent() // or it would start again what ends
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		err = errors.Join(err, d.agent.StopAll(ctx))

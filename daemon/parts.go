@@ -58,7 +58,8 @@ func (d *daemon) openAgent() error {
 		return fmt.Errorf("open the agent: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	d.later(func() error { cancel(); d.agent.Wait(); return nil })
+	d.endAgent = func() { cancel(); d.agent.Wait() }
+	d.later(func() error { d.endAgent(); return nil })
 	return d.agent.Start(ctx)
 }
 

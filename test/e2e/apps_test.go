@@ -79,7 +79,7 @@ func TestMemoryHogIsExplained(t *testing.T) {
 		if exit == nil || !exit.OOM || exit.Limit != 48*model.MiB || exit.Peak < 32*model.MiB || exit.Peak > 49*model.MiB {
 			t.Fatalf("exit = %+v, want OOM at a limit of 48MiB", exit)
 		}
-		if !strings.Contains(s.Message, "memory limit") || !strings.Contains(s.Message, "48 MiB") {
+		if !strings.Contains(s.Message, "memory limit") || !strings.Contains(s.Message, "48MiB") {
 			t.Fatalf("message %q does not explain the kill", s.Message)
 		}
 		return true

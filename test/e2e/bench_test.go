@@ -131,7 +131,7 @@ func BenchmarkInstance(b *testing.B) {
 	})
 	b.Run("image", func(b *testing.B) {
 		c := start(b)
-		image := images.Push(b, images.Registry(b), "busybox", images.Busybox(b))
+		image := pushed(b, "busybox", images.Busybox(b))
 		spec := func(n int) *model.Spec {
 			s := shell(model.AppID(fmt.Sprintf("/i%d", n)), "exec sleep 100000")
 			s.Containers[0].Image = image

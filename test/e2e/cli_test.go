@@ -76,7 +76,7 @@ func TestCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	has(run(4, "run", bad), "imagee", "memory")
-	has(run(5, "run", "--name", "never", "--memory", "4TiB", "--timeout", "1s", "--", "sleep", "60"), "memory")
+	has(run(5, "run", "--name", "never", "--memory", "4TiB", "--timeout", "3s", "--", "sleep", "60"), "memory")
 	id := strings.TrimSpace(run(0, "run", "--name", "later", "--no-wait", "--", "sleep", "100000"))
 	if _, err := c.Deployment(testContext(t), model.DeploymentID(id)); err != nil {
 		t.Errorf("--no-wait printed %q: %v", id, err)
@@ -94,7 +94,7 @@ func TestCommandLine(t *testing.T) {
 func TestImageLoad(t *testing.T) {
 	needRoot(t)
 	c := start(t)
-	tar := images.SaveTar(t, "example.test/busybox:1", images.Busybox(t))
+	tar := images.SaveTar(t, images.Busybox(t), "example.test/busybox:1")
 	out, errs, code := c.gantry("image", "load", tar)
 	if code != 0 || !strings.Contains(out, "example.test/busybox:1") {
 		t.Fatalf("image load: %d, %s%s", code, out, errs)

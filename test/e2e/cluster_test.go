@@ -26,6 +26,8 @@ import (
 
 	"github.com/gantry-os/gantry/api/client"
 	"github.com/gantry-os/gantry/model"
+	"github.com/gantry-os/gantry/test/images"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
 // patience bounds every wait. It is long because the machine may be busy; nothing waits that long when all is well.
@@ -136,7 +138,9 @@ func (c *cluster) down() {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := c.Shutdown(ctx, client.Shutdown{}); err != nil {
+	if c.Client == nil {
+		_ = c.cmd.Process.Signal(syscall.SIGTERM)
+	} else if err := c.Shutdown(ctx, client.Shutdown{}); err != nil {
 		c.t.Errorf("shut down: %v", err)
 		_ = c.cmd.Process.Signal(syscall.SIGTERM)
 	}
@@ -282,6 +286,9 @@ func (c *cluster) until(what string, ok func() bool) {
 
 // describe returns what the server knows, for the message of a failed test.
 func (c *cluster) describe() string {
+	if c.Client == nil {
+		return "it never was ready: " + c.out.String()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	list, err := c.Instances(ctx, client.InstanceFilter{All: true})
@@ -324,7 +331,7 @@ func (c *cluster) exec(id model.InstanceID, command ...string) (string, int) {
 // gantry runs the CLI and returns what it printed and its exit code.
 func (c *cluster) gantry(args ...string) (stdout, stderr string, code int) {
 	c.t.Helper()
-	cmd := exec.CommandContext(testContext(c.t), filepath.Join(bin, "gantry"), append(args, "--data-dir", c.dir)...)
+	cmd := exec.CommandContext(testContext(c.t), filepath.Join(bin, "gantry"), append([]string{"--data-dir", c.dir}, args...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -333,6 +340,14 @@ func (c *cluster) gantry(args ...string) (stdout, stderr string, code int) {
 		c.t.Fatal(err)
 	}
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// pushed stores an image in a registry of the test's own and returns its reference.
+func pushed(t testing.TB, name string, image v1.Image) string {
+	t.Helper()
+	ref := images.Registry(t) + "/" + name + ":1"
+	images.Push(t, image, ref)
+	return ref
 }
 
 func pids(list []client.Instance) map[model.InstanceID]int {

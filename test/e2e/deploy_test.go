@@ -23,7 +23,7 @@ import (
 func TestRedisKeepsItsData(t *testing.T) {
 	needRoot(t)
 	c := start(t)
-	image := images.Push(t, images.Registry(t), "redis", images.Debian(t, "redis-server"))
+	image := pushed(t, "redis", images.Debian(t, "redis-server"))
 	data := filepath.Join(t.TempDir(), "redis")
 	spec := &model.Spec{
 		ID: "/redis",
@@ -36,7 +36,7 @@ func TestRedisKeepsItsData(t *testing.T) {
 		Volumes:   []model.Volume{{Name: "data", HostPath: data}},
 		Endpoints: []model.Endpoint{{Name: "redis"}},
 		Health:    []model.Check{{TCP: &model.TCPCheck{Endpoint: "redis"}}},
-		Readiness: []model.Check{{Command: &model.CommandCheck{Command: []string{"sh", "-c", "redis-cli -p $PORT0 ping | grep PONG"}}}},
+		Readiness: []model.Check{{Command: &model.CommandCheck{Command: []string{"redis-cli", "-p", "$PORT0", "ping"}}}},
 		Update:    &model.Update{MinHealthy: "0", MaxSurge: "0"},
 	}
 	i := c.deploy(spec)[0]
@@ -121,7 +121,7 @@ events {} http { access_log off; server { listen 127.0.0.1:PORT reuseport; root 
 func TestNginxRollsUnderLoad(t *testing.T) {
 	needRoot(t)
 	c := start(t)
-	image := images.Push(t, images.Registry(t), "nginx", images.Debian(t, "nginx-light"))
+	image := pushed(t, "nginx", images.Debian(t, "nginx-light", "dash", "sed"))
 	c.deploy(nginxSpec(t, image, "version one"))
 
 	load := &load{c: c, app: "/shop/web"}

@@ -132,15 +132,18 @@ func TestOrdinaryUser(t *testing.T) {
 	if err := os.Chown(tmp, nobody, nobody); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Mkdir(filepath.Join(tmp, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	// The build may lie where only root can go.
 	for _, name := range []string{"gantry", "gantry-shim", "gantry-log"} {
-		if out, err := exec.Command("cp", filepath.Join(bin, name), filepath.Join(tmp, name)).CombinedOutput(); err != nil {
+		if out, err := exec.Command("cp", filepath.Join(bin, name), filepath.Join(tmp, "bin", name)).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
 	c := &cluster{t: t, dir: filepath.Join(tmp, "data"), addr: freeAddr(t)}
 	t.Cleanup(c.cleanup)
-	c.cmd = exec.Command(filepath.Join(tmp, "gantry"), "up", "--data-dir", c.dir, "--http-addr", c.addr)
+	c.cmd = exec.Command(filepath.Join(tmp, "bin", "gantry"), "up", "--data-dir", c.dir, "--http-addr", c.addr)
 	c.cmd.Env = append(os.Environ(), "HOME="+tmp, "XDG_RUNTIME_DIR="+tmp)
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	c.out = &lockedBuffer{}

@@ -43,8 +43,7 @@ func checkCounts(t *testing.T, out string) int {
 func TestKillsStopNothing(t *testing.T) {
 	needRoot(t)
 	c := start(t)
-	registry := images.Registry(t)
-	image := images.Push(t, registry, "busybox", images.Busybox(t))
+	image := pushed(t, "busybox", images.Busybox(t))
 
 	plain, boxed := counter("/plain"), counter("/boxed")
 	boxed.Containers[0].Image = image
@@ -99,7 +98,7 @@ func TestKillsStopNothing(t *testing.T) {
 func TestReboot(t *testing.T) {
 	needRoot(t)
 	c := start(t)
-	image := images.Push(t, images.Registry(t), "busybox", images.Busybox(t))
+	image := pushed(t, "busybox", images.Busybox(t))
 	plain, boxed := counter("/plain"), counter("/boxed")
 	boxed.Containers[0].Image = image
 	old := pids(append(c.deploy(plain), c.deploy(boxed)...))
