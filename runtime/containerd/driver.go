@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -13,11 +15,13 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/status"
 
 	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/runtime"
@@ -130,6 +134,11 @@ func (d *Driver) waitOnce(ctx context.Context, id runtime.TaskID) (model.Exit, e
 		return d.exit(c, r.ExitStatus, r.ExitedAt.AsTime()), nil
 	}
 	s, ok := d.state(c, p)
+	if ok && s.Exit != nil && s.Exit.Lost != "" { // what is said to have ended must not run on
+		if err := d.group(id).Kill(ctx); err != nil {
+			return model.Exit{}, fmt.Errorf("wait for %s: %w", id, err)
+		}
+	}
 	if !ok || s.Exit == nil {
 		return model.Exit{}, fmt.Errorf("wait for %s: %w", id, errAgain) // in the midst of being started
 	}
@@ -181,6 +190,9 @@ func (d *Driver) remove(ctx context.Context, cli *client.Client, id runtime.Task
 	if err := d.removeTask(ctx, cli, id); err != nil {
 		return err
 	}
+	if err := d.removeBundle(ctx, id); err != nil {
+		return err
+	}
 	err := cli.ContainerService().Delete(ctx, string(id))
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("delete container: %w", d.failure(ctx, err))
@@ -189,14 +201,41 @@ func (d *Driver) remove(ctx context.Context, cli *client.Client, id runtime.Task
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("delete snapshot: %w", d.failure(ctx, err))
 	}
-	g := d.group(id) // gone with the task, unless its shim was killed at a bad moment
-	if !g.Exists() {
+	return nil
+}
+
+// bundleTimeout is how long containerd may take to clean up after a shim that was killed.
+const bundleTimeout = 5 * time.Second
+
+// removeBundle sees to it that nothing of the task runs or is mounted. That is so once its task is deleted, but if its
+// shim was killed, containerd cleans up meanwhile or has failed to.
+func (d *Driver) removeBundle(ctx context.Context, id runtime.TaskID) error {
+	dir := d.engine.path(filepath.Join("state", "io.containerd.runtime.v2.task", namespace, string(id)))
+	for end := time.Now().Add(bundleTimeout); exists(dir) && time.Now().Before(end); {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	g := d.group(id)
+	if g.Exists() {
+		if err := errors.Join(g.Kill(ctx), g.Remove(ctx)); err != nil {
+			return err
+		}
+	}
+	if !exists(dir) {
 		return nil
 	}
-	if err := g.Kill(ctx); err != nil {
-		return err
+	if err := mount.UnmountRecursive(filepath.Join(dir, "rootfs"), unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount file system: %w", err)
 	}
-	return g.Remove(ctx)
+	return os.RemoveAll(dir)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // removeTask kills the task's processes, waits for their end and deletes it.
@@ -300,7 +339,7 @@ func (d *Driver) state(c containers.Container, p *tasktypes.Process) (runtime.St
 	case p.GetStatus() == tasktypes.Status_STOPPED:
 		exit := d.exit(c, p.ExitStatus, p.ExitedAt.AsTime())
 		s.Exit = &exit
-	case d.isStarting(s.ID):
+	case !begun(c, p) && d.isStarting(s.ID):
 		return s, false
 	default:
 		s.Exit = &model.Exit{Code: lostCode, Lost: d.whyLost(c), At: time.Now()}
@@ -336,8 +375,8 @@ func (d *Driver) whyLost(c containers.Container) string {
 }
 
 // exit describes how a task ended. Whether memory ran out, its cgroup tells for as long as the task is not removed.
-func (d *Driver) exit(c containers.Container, status uint32, at time.Time) model.Exit {
-	e := model.Exit{Code: int(status), At: at}
+func (d *Driver) exit(c containers.Container, code uint32, at time.Time) model.Exit {
+	e := model.Exit{Code: int(code), At: at}
 	if n := e.Code - 128; n > 0 && n <= 64 {
 		e.Signal = n
 	}
@@ -369,7 +408,9 @@ func (d *Driver) failure(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	err = errgrpc.ToNative(err)
+	if _, ok := status.FromError(err); ok { // those of some services are converted already
+		err = errgrpc.ToNative(err)
+	}
 	if errdefs.IsUnavailable(err) || errdefs.IsCanceled(err) {
 		return fmt.Errorf("%w: %w", runtime.ErrUnavailable, err)
 	}

@@ -182,7 +182,7 @@ func (e *Engine) start() (*exec.Cmd, error) {
 func (e *Engine) await(ctx context.Context, pid int, ended chan error) error {
 	timeout := time.NewTimer(startTimeout)
 	defer timeout.Stop()
-	for !e.listens() {
+	for !listens(e.socket()) {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -208,9 +208,9 @@ func (e *Engine) await(ctx context.Context, pid int, ended chan error) error {
 
 func (e *Engine) socket() string { return filepath.Join(e.run, "c.sock") }
 
-// listens reports whether containerd takes connections.
-func (e *Engine) listens() bool {
-	conn, err := net.Dial("unix", e.socket())
+// listens reports whether someone takes connections at a socket.
+func listens(socket string) bool {
+	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		return false
 	}
@@ -238,13 +238,14 @@ func (e *Engine) down() {
 
 // close removes the sockets' directory, unless shims still need it.
 func (e *Engine) close() {
-	shims, err := os.ReadDir(filepath.Join(e.run, "s"))
-	if len(shims) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist)) {
-		if err := os.RemoveAll(e.run); err != nil {
-			e.config.Log.Warn("the directory of containerd's sockets is left behind", "error", err)
-		}
-		_ = os.Remove(filepath.Dir(e.run)) // fails while another engine has its directory there
+	shims, err := filepath.Glob(filepath.Join(e.run, "s", "*"))
+	if err != nil || slices.ContainsFunc(shims, listens) {
+		return
 	}
+	if err := os.RemoveAll(e.run); err != nil {
+		e.config.Log.Warn("the directory of containerd's sockets is left behind", "error", err)
+	}
+	_ = os.Remove(filepath.Dir(e.run)) // fails while another engine has its directory there
 }
 
 // stop ends containerd by SIGTERM, and by SIGKILL if it takes too long. Shims are not its process group.

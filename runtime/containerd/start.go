@@ -86,10 +86,7 @@ func (d *Driver) before(ctx context.Context, cli *client.Client, t runtime.Task)
 		}
 		return runtime.State{}, nil
 	}
-	s, ok := d.state(c, p)
-	if !ok { // started, then its process vanished while this call looks on
-		s.Exit = nil
-	}
+	s, _ := d.state(c, p)
 	if s.Attempt != t.Attempt {
 		return runtime.State{}, fmt.Errorf("start attempt %d of %s: attempt %d still exists", t.Attempt, t.ID, s.Attempt)
 	}
