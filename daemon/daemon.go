@@ -173,7 +173,7 @@ func (d *daemon) runParts(ctx context.Context, leader state.Store, l net.Listene
 	group.Go(func() error { return place.Run(ctx) })
 	group.Go(func() error { return d.sessions(ctx, fl) })
 	group.Go(func() error { return serveHTTP(ctx, l, handler) })
-	group.Go(func() error { return d.announce(ctx, l.Addr(), ready) })
+	group.Go(func() error { return d.announce(ctx, fl, l.Addr(), ready) })
 	return group.Wait()
 }
 
@@ -194,11 +194,14 @@ func (d *daemon) sessions(ctx context.Context, fl *fleet.Fleet) error {
 	return context.Cause(ctx)
 }
 
-// announce lets the CLI find this server, and says that it is ready, until ctx ends.
-func (d *daemon) announce(ctx context.Context, addr net.Addr, ready func(Running) error) error {
+// announce lets the CLI find this server once its own node is connected, and says that it is ready, until ctx ends.
+func (d *daemon) announce(ctx context.Context, fl *fleet.Fleet, addr net.Addr, ready func(Running) error) error {
 	local := client.Local{Addr: "http://" + addr.String(), DataDir: d.DataDir, PID: os.Getpid(), Started: d.started}
 	if d.auth.Mode() == identity.ModeToken {
 		local.TokenFile = TokenFile(d.DataDir)
+	}
+	if err := fl.WaitNode(ctx, d.node.ID); err != nil {
+		return err
 	}
 	remove, err := client.Announce(local)
 	if err != nil {

@@ -35,8 +35,9 @@ type Fleet struct {
 	gone  chan *session
 	done  chan struct{} // closed when Run has returned
 
-	mu    sync.RWMutex
-	nodes map[model.NodeID]*session
+	mu     sync.RWMutex
+	nodes  map[model.NodeID]*session
+	joined chan struct{} // closed, and made anew, when a node joins
 }
 
 // up is one message of an agent, and where its sender waits.
@@ -51,7 +52,7 @@ func New(store state.Store, cfg Config) *Fleet {
 	return &Fleet{
 		store: store, cfg: cfg,
 		ups: make(chan up), gone: make(chan *session), done: make(chan struct{}),
-		nodes: map[model.NodeID]*session{},
+		nodes: map[model.NodeID]*session{}, joined: make(chan struct{}),
 	}
 }
 
@@ -64,6 +65,24 @@ func (f *Fleet) Node(id model.NodeID) (wire.Node, bool) {
 		return nil, false
 	}
 	return s.node, true
+}
+
+// WaitNode returns once a node is connected.
+func (f *Fleet) WaitNode(ctx context.Context, id model.NodeID) error {
+	for {
+		f.mu.RLock()
+		_, ok := f.nodes[id]
+		joined := f.joined
+		f.mu.RUnlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-joined:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // Run serves all sessions until ctx ends.
@@ -131,6 +150,8 @@ func (f *Fleet) join(s *session, id model.NodeID) {
 	f.mu.Lock()
 	old := f.nodes[id]
 	f.nodes[id] = s
+	close(f.joined)
+	f.joined = make(chan struct{})
 	f.mu.Unlock()
 	if old != nil && old != s {
 		old.end(errors.New("the node has connected again"))

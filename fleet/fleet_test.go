@@ -135,6 +135,9 @@ func TestSessionEnds(t *testing.T) {
 	defer watch.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	r.join(ctx, "a")
+	if err := r.fleet.WaitNode(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
 	if _, ok := r.fleet.Node("a"); !ok {
 		t.Fatal("a connected node cannot be reached")
 	}
