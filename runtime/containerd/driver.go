@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,7 +20,9 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/status"
 
@@ -70,8 +73,15 @@ func (d *Driver) client(ctx context.Context) (context.Context, *client.Client, e
 	waiting, cancel := context.WithTimeout(ctx, d.wait)
 	defer cancel()
 	cli, err := d.engine.connect(waiting)
-	return namespaces.WithNamespace(ctx, namespace), cli, err
+	return log.WithLogger(namespaces.WithNamespace(ctx, namespace), silent), cli, err
 }
+
+// silent keeps containerd's client libraries from writing to standard error. What they log, their errors say too.
+var silent = func() *log.Entry {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return logrus.NewEntry(l)
+}()
 
 // List returns every task, with the exits of those that have ended.
 func (d *Driver) List(ctx context.Context) ([]runtime.State, error) {
