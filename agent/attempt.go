@@ -141,6 +141,10 @@ func (p *pump) inventories() []*inventory {
 // prepare makes all that the programs need: directories, artifacts, images.
 func (p *pump) prepare(ctx context.Context) {
 	spec := p.spec()
+	if taken := p.portsTaken(); taken.why != "" {
+		p.yield(ctx, taken)
+		return
+	}
 	err := p.makeDirs()
 	for i := 0; err == nil && i < len(spec.Containers); i++ {
 		err = p.prepareContainer(&spec.Containers[i])
