@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 
 	"github.com/gantry-os/gantry/runtime"
 )
@@ -198,7 +199,7 @@ func (x *execution) plain() (end func() error, err error) {
 
 // terminal connects a pseudo terminal.
 func (x *execution) terminal() (end func() error, err error) {
-	master, slave, err := pty.Open()
+	master, slave, err := openTerminal()
 	if err != nil {
 		return func() error { return nil }, fmt.Errorf("open terminal: %w", err)
 	}
@@ -233,9 +234,35 @@ func (x *execution) terminal() (end func() error, err error) {
 	}, err
 }
 
+// openTerminal returns both ends of a pseudo terminal. Reads from the master end when it is closed, which is not so for the
+// file that the pty package makes: it uses the descriptor in a way that takes it out of Go's poller.
+func openTerminal() (master, slave *os.File, err error) {
+	m, slave, err := pty.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer m.Close()
+	fd, err := unix.FcntlInt(m.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, slave.Close())
+	}
+	return os.NewFile(uintptr(fd), "terminal"), slave, nil
+}
+
 // resizes sets the terminal's size: at once if one waits, and then as they come.
 func (x *execution) resizes(master *os.File, stop <-chan struct{}) {
-	set := func(s runtime.Size) { _ = pty.Setsize(master, &pty.Winsize{Rows: s.Rows, Cols: s.Columns}) }
+	set := func(s runtime.Size) {
+		conn, err := master.SyscallConn()
+		if err != nil {
+			return // it was closed
+		}
+		_ = conn.Control(func(fd uintptr) {
+			_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: s.Rows, Col: s.Columns})
+		})
+	}
 	select {
 	case s, ok := <-x.e.Resize:
 		if !ok {

@@ -91,6 +91,7 @@ const agentEnv = "GANTRY_TEST_AGENT"
 type agentOrder struct {
 	Config process.Config
 	Task   runtime.Task
+	Exec   []string // a further program, or none
 }
 
 func actAsAgent(order string) error {
@@ -107,6 +108,10 @@ func actAsAgent(order string) error {
 		return err
 	}
 	fmt.Println(s.PID)
+	if len(o.Exec) > 0 {
+		_, err = d.Exec(context.Background(), o.Task.ID, runtime.Exec{Command: o.Exec})
+		return err
+	}
 	select {}
 }
 
@@ -119,7 +124,7 @@ func TestAgentIsKilled(t *testing.T) {
 		}
 		state := t.TempDir()
 		task := shell(t, "i=0; while [ ! -e go ]; do echo $i; i=$((i+1)); sleep 0.01; done; echo $i end; exit 42")
-		pid := killedAgent(t, state, isolate, task)
+		pid := killedAgent(t, state, isolate, task, func() {})
 		seen := content(t, task.Logs.Dir, "stdout")
 		d := open(t, state, isolate)
 		list, err := d.List(limited(t))
@@ -146,12 +151,13 @@ func TestAgentIsKilled(t *testing.T) {
 	})
 }
 
-// killedAgent starts a task by another process and kills that.
-func killedAgent(t *testing.T, state string, isolate bool, task runtime.Task) (pid int) {
+// killedAgent starts a task by another process, which also runs a further program if there is one, and kills that process
+// once ready returns.
+func killedAgent(t *testing.T, state string, isolate bool, task runtime.Task, ready func(), program ...string) (pid int) {
 	t.Helper()
 	order, err := json.Marshal(agentOrder{process.Config{
 		Shim: filepath.Join(helpers, "gantry-shim"), StateDir: state, Cluster: fmt.Sprintf("test-%d", os.Getpid()), Isolate: isolate,
-	}, task})
+	}, task, program})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,6 +172,7 @@ func killedAgent(t *testing.T, state string, isolate bool, task runtime.Task) (p
 		t.Fatal(err)
 	}
 	line, _ := bufio.NewReader(out).ReadString('\n')
+	ready()
 	if err := agent.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +191,7 @@ func TestEndsWithoutAgent(t *testing.T) {
 		}
 		state := t.TempDir()
 		task := shell(t, "while [ ! -e go ]; do sleep 0.01; done; exit 6")
-		pid := killedAgent(t, state, isolate, task)
+		pid := killedAgent(t, state, isolate, task, func() {})
 		if err := os.WriteFile(filepath.Join(task.Sandbox, "go"), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
