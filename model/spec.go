@@ -3,6 +3,7 @@ package model
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -135,8 +136,8 @@ type Stop struct {
 
 // Update is the policy for replacing one version by another.
 type Update struct {
-	MinHealthy     Amount    `json:"minHealthy,omitempty" doc:"Floor of healthy instances while updating, as a count or percentage of the instances. Default 100%."`
-	MaxSurge       Amount    `json:"maxSurge,omitempty" doc:"How many instances above the count may exist while updating. Default 25%, rounded up."`
+	MinHealthy     Amount    `json:"minHealthy,omitempty" doc:"Floor of healthy instances while updating, as a count or percentage of the instances. Default 100%; one less than the instances when they have a fixed port or write to a host path, so that one ends before the next starts."`
+	MaxSurge       Amount    `json:"maxSurge,omitempty" doc:"How many instances above the count may exist while updating. Default 25%, rounded up; 0 with a fixed port or a host path that is written to."`
 	MinHealthyTime *Duration `json:"minHealthyTime,omitempty" doc:"How long an instance must be healthy before it counts. Default 0 with checks and 1s without."`
 	Deadline       Duration  `json:"deadline,omitempty" doc:"How long a deployment may go without progress before it has failed. Default 5m."`
 	NoRollback     bool      `json:"noRollback,omitempty" doc:"Leave a failed deployment as it is instead of going back to the last version that was healthy."`
@@ -255,8 +256,12 @@ func (s *Spec) fillPolicies() {
 	if s.Update == nil {
 		s.Update = &Update{}
 	}
-	s.Update.MinHealthy = orDefault(s.Update.MinHealthy, "100%")
-	s.Update.MaxSurge = orDefault(s.Update.MaxSurge, "25%")
+	floor, surge := Amount("100%"), Amount("25%")
+	if s.exclusive() {
+		floor, surge = Amount(strconv.Itoa(max(0, s.Count()-1))), "0"
+	}
+	s.Update.MinHealthy = orDefault(s.Update.MinHealthy, floor)
+	s.Update.MaxSurge = orDefault(s.Update.MaxSurge, surge)
 	s.Update.Deadline = orDefault(s.Update.Deadline, DefaultDeadline)
 	if s.Update.MinHealthyTime == nil {
 		d := Duration(0)
@@ -266,6 +271,17 @@ func (s *Spec) fillPolicies() {
 		s.Update.MinHealthyTime = &d
 	}
 	s.KillOrder = orDefault(s.KillOrder, YoungestFirst)
+}
+
+// exclusive reports whether an old and a new instance could not run beside each other on one node: they would want the
+// same port, or write to the same data.
+func (s *Spec) exclusive() bool {
+	fixed := slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Port != 0 })
+	return fixed || slices.ContainsFunc(s.Containers, func(c Container) bool {
+		return slices.ContainsFunc(c.Mounts, func(m Mount) bool {
+			return !m.ReadOnly && slices.ContainsFunc(s.Volumes, func(v Volume) bool { return v.Name == m.Volume && v.HostPath != "" })
+		})
+	})
 }
 
 func orDefault[T comparable](v, def T) T {

@@ -37,7 +37,6 @@ func TestRedisKeepsItsData(t *testing.T) {
 		Endpoints: []model.Endpoint{{Name: "redis"}},
 		Health:    []model.Check{{TCP: &model.TCPCheck{Endpoint: "redis"}}},
 		Readiness: []model.Check{{Command: &model.CommandCheck{Command: []string{"redis-cli", "-p", "$PORT0", "ping"}}}},
-		Update:    &model.Update{MinHealthy: "0", MaxSurge: "0"},
 	}
 	i := c.deploy(spec)[0]
 	if got := redis(t, i, "PING"); got != "+PONG" {
@@ -59,6 +58,63 @@ func TestRedisKeepsItsData(t *testing.T) {
 	}
 	if got := redis(t, again[0], "GET k"); got != "gantry" {
 		t.Errorf("GET answered %q after the restart, want gantry", got)
+	}
+}
+
+// The redis example of the README works as it stands, with the image loaded from an archive.
+func TestRedisExample(t *testing.T) {
+	needRoot(t)
+	c := start(t)
+	tar := images.SaveTar(t, images.Debian(t, "redis-server"), "docker.io/library/redis:7")
+	if out, errs, code := c.gantry("image", "load", tar); code != 0 {
+		t.Fatalf("image load: %d, %s%s", code, out, errs)
+	}
+	for _, want := range []string{"created", "restarted"} {
+		args := []string{"run", "../../examples/redis.yaml"}
+		if want == "restarted" {
+			args = []string{"restart", "redis"}
+		}
+		if out, errs, code := c.gantry(args...); code != 0 {
+			t.Fatalf("gantry %v: %d, %s%s", args, code, out, errs)
+		}
+	}
+	if got := redis(t, c.running("/redis")[0], "PING"); got != "+PONG" {
+		t.Errorf("PING answered %q", got)
+	}
+}
+
+// A port that a program outside Gantry listens on is said to be taken when it is fixed, and given up for another one
+// when it was assigned.
+func TestPortTakenByOthers(t *testing.T) {
+	needRoot(t)
+	c := start(t)
+	nodes, err := c.Nodes(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := nodes[0].Ports.First
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first))
+	if err == nil { // else it is taken already, which serves as well
+		defer l.Close()
+	}
+	fixed := shell("/fixed", "sleep 100000")
+	fixed.Endpoints = []model.Endpoint{{Name: "http", Port: int(first)}}
+	if _, err := c.PutApp(testContext(t), fixed); err != nil {
+		t.Fatal(err)
+	}
+	c.until("the taken port to be explained", func() bool {
+		app, err := c.App(testContext(t), "/fixed")
+		return err == nil && strings.Contains(app.Why, fmt.Sprintf("port %d", first))
+	})
+	change, err := c.DeleteApp(testContext(t), "/fixed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.wait(change)
+	assigned := shell("/assigned", "sleep 100000")
+	assigned.Endpoints = []model.Endpoint{{Name: "http"}}
+	if i := c.deploy(assigned)[0]; i.Ports[0] == first {
+		t.Errorf("the instance runs with port %d, which another program has", first)
 	}
 }
 
