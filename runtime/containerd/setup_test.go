@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -104,7 +105,7 @@ type node struct {
 }
 
 // newNode starts an engine of its own. At the end of the test it must have left nothing.
-func newNode(t testing.TB) *node {
+func newNode(t testing.TB, change ...func(*Config)) *node {
 	t.Helper()
 	n := &node{config: Config{
 		Dir:     filepath.Join(t.TempDir(), "containerd"),
@@ -113,6 +114,9 @@ func newNode(t testing.TB) *node {
 		Command: []string{os.Args[0]},
 		Env:     []string{childEnv + "=1"},
 	}}
+	for _, f := range change {
+		f(&n.config)
+	}
 	n.start(t)
 	t.Cleanup(func() { n.end(t) })
 	return n
@@ -183,7 +187,7 @@ func (n *node) processes(t testing.TB) []string {
 	var out []string
 	for _, f := range files {
 		text, _ := os.ReadFile(f) // one that has just ended
-		if strings.Contains(string(text), n.engine.run) || strings.Contains(string(text), n.config.Dir) {
+		if slices.ContainsFunc([]string{n.engine.run, n.config.Dir, n.config.Bin}, func(own string) bool { return strings.Contains(string(text), own) }) {
 			out = append(out, f+": "+strings.ReplaceAll(string(text), "\x00", " "))
 		}
 	}
