@@ -37,6 +37,7 @@ type Tree struct {
 	version int
 	bases   map[string]base // by controller; version 2 has only unified
 	missing []string
+	others  []base // of version 1 hierarchies that Gantry does not use but runc makes groups in; and of version 2 beside them
 
 	mu       sync.Mutex
 	prepared map[string]bool // parents whose children can be limited
@@ -178,6 +179,15 @@ func (g *Group) Entry() Entry {
 // directories returns the group's directories, each once: controllers may be mounted together.
 func (g *Group) directories() []string {
 	return slices.Compact(slices.Sorted(maps.Values(g.dirs)))
+}
+
+// everywhere returns the group's directories in all hierarchies, those included that Gantry does not use.
+func (g *Group) everywhere() []string {
+	dirs := g.directories()
+	for _, b := range g.tree.others {
+		dirs = append(dirs, filepath.Join(b.dir, g.path))
+	}
+	return dirs
 }
 
 // prepare makes the group at path exist and its children limitable.

@@ -312,6 +312,34 @@ func TestPrune(t *testing.T) {
 	}
 }
 
+// Groups that runc made in hierarchies which Gantry does not use go with the rest.
+func TestRemoveEverywhere(t *testing.T) {
+	tree := real(t)
+	if len(tree.others) == 0 {
+		t.Skip("there are no other hierarchies")
+	}
+	g := created(t, tree, "everywhere", Limits{})
+	for _, d := range g.everywhere() {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	parent := tree.Open(filepath.Dir(g.Path()))
+	parent.Prune() // in use: stays
+	if names, err := parent.Groups(); err != nil || !slices.Equal(names, []string{"everywhere"}) {
+		t.Errorf("Groups returned %v, %v", names, err)
+	}
+	if err := g.Remove(limited(t)); err != nil {
+		t.Fatal(err)
+	}
+	parent.Prune()
+	for _, d := range append(g.everywhere(), parent.everywhere()...) {
+		if _, err := os.Stat(d); err == nil {
+			t.Errorf("%s still exists", d)
+		}
+	}
+}
+
 // The version 2 hierarchy without controllers, which machines with version 1 often mount beside, is enough to hold and kill.
 func TestVersion2Kill(t *testing.T) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")

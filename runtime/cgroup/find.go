@@ -33,13 +33,22 @@ func parseMounts(text string) []mount {
 		case "cgroup2":
 			m.v2 = true
 		case "cgroup":
-			m.controllers = strings.Split(right[2], ",")
+			m.controllers = slices.DeleteFunc(strings.Split(right[2], ","), isOption)
 		default:
 			continue
 		}
 		out = append(out, m)
 	}
 	return out
+}
+
+// isOption tells options of a version 1 mount from the controllers that stand among them.
+func isOption(s string) bool {
+	switch s {
+	case "rw", "ro", "all", "none", "noprefix", "clone_children", "cpuset_v2_mode", "xattr", "favordynmods", "nofavordynmods":
+		return true
+	}
+	return strings.HasPrefix(s, "release_agent=")
 }
 
 // unescape undoes the octal escapes of mountinfo, such as \040 for a space.
@@ -80,11 +89,7 @@ func newTree(mounts []mount, self map[string]string, usable func(dir string) boo
 	}
 	t := &Tree{version: 1, bases: map[string]base{}, prepared: map[string]bool{}}
 	for _, m := range mounts {
-		for _, c := range m.controllers {
-			if b, ok := m.base(self[c], usable); ok && slices.Contains([]string{cpu, cpuacct, memory}, c) {
-				t.bases[c] = b
-			}
-		}
+		t.use(m, self, usable)
 	}
 	for _, c := range []string{cpu, cpuacct, memory} {
 		if _, ok := t.bases[c]; !ok {
@@ -95,6 +100,30 @@ func newTree(mounts []mount, self map[string]string, usable func(dir string) boo
 		return v2, nil
 	}
 	return t, nil
+}
+
+// use adds a hierarchy to a version 1 tree.
+func (t *Tree) use(m mount, self map[string]string, usable func(dir string) bool) {
+	name := unified
+	if !m.v2 {
+		if len(m.controllers) == 0 {
+			return
+		}
+		name = m.controllers[0]
+	}
+	b, ok := m.base(self[name], usable)
+	if !ok {
+		return
+	}
+	used := false
+	for _, c := range m.controllers {
+		if slices.Contains([]string{cpu, cpuacct, memory}, c) {
+			t.bases[c], used = b, true
+		}
+	}
+	if !used {
+		t.others = append(t.others, b)
+	}
 }
 
 // unifiedTree returns the version 2 hierarchy, or nil where there is none of use.

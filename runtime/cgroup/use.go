@@ -207,7 +207,7 @@ func killIn(dir string) (int, error) {
 	return len(still), nil
 }
 
-// Remove deletes the group and those below it. Processes must have ended; it waits a while for the kernel to let go of
+// Remove deletes the group and those below it, in every hierarchy. Processes must have ended; it waits a while for the kernel to let go of
 // them. Removing what does not exist is no error.
 func (g *Group) Remove(ctx context.Context) error {
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
@@ -224,7 +224,7 @@ func (g *Group) Remove(ctx context.Context) error {
 }
 
 func (g *Group) removeOnce() error {
-	for _, top := range g.directories() {
+	for _, top := range g.everywhere() {
 		dirs, err := subtree(top)
 		if err != nil {
 			return fmt.Errorf("remove cgroup: %w", err)
@@ -255,10 +255,10 @@ func subtree(dir string) ([]string, error) {
 	return out, err
 }
 
-// Groups returns the names of the groups directly below this one.
+// Groups returns the names of the groups directly below this one in any hierarchy.
 func (g *Group) Groups() ([]string, error) {
 	var names []string
-	for _, d := range g.directories() {
+	for _, d := range g.everywhere() {
 		entries, err := os.ReadDir(d)
 		if err = ignoreMissing(err); err != nil {
 			return nil, fmt.Errorf("list cgroups: %w", err)
@@ -317,11 +317,11 @@ func (g *Group) read(hierarchy, controller, file string) ([]byte, error) {
 	return text, err
 }
 
-// Prune deletes the group, and those above it, as far as they are empty.
+// Prune deletes the group, and those above it, as far as they are empty, in every hierarchy.
 func (g *Group) Prune() {
 	for path := g.path; path != "/"; path = filepath.Dir(path) {
 		up := g.tree.Open(path)
-		for _, d := range up.directories() {
+		for _, d := range up.everywhere() {
 			_ = unix.Rmdir(d) // fails where it is in use, which is what is asked for
 		}
 		g.tree.forget(path)

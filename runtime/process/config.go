@@ -97,8 +97,7 @@ func (c *config) encode() []byte {
 		if m.readOnly {
 			key = "ro"
 		}
-		record(&b, key, m.source)
-		record(&b, "at", m.target)
+		b.WriteString(key + "=" + m.source + "\x00at=" + m.target + "\x00")
 	}
 	for _, f := range c.tasks {
 		record(&b, "tasks", f)

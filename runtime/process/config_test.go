@@ -36,6 +36,7 @@ func TestCutConfigIsDamaged(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add(full().encode())
+	f.Add([]byte("ro=\x00at=0\x00end=\x00"))
 	f.Add([]byte("at=/x\x00end=1\x00"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := decode(text)

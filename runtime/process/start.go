@@ -184,6 +184,9 @@ func (d *Driver) binds(spec runtime.Task) ([]bind, error) {
 		if strings.ContainsRune(m.Source+m.Target, 0) || m.Target == "" || !filepath.IsAbs(m.Target) && !filepath.IsLocal(m.Target) {
 			return nil, fmt.Errorf("%w: nothing can be mounted at %q", runtime.ErrInvalid, m.Target)
 		}
+		if !filepath.IsAbs(m.Source) {
+			return nil, fmt.Errorf("%w: the volume's directory %q is not an absolute path", runtime.ErrInvalid, m.Source)
+		}
 		if !d.cfg.Isolate {
 			if err := link(spec.Sandbox, m); err != nil {
 				return nil, err
