@@ -148,6 +148,9 @@ func (n *node) start(t testing.TB) {
 // end removes all tasks, stops the engine, and looks for what was left behind.
 func (n *node) end(t testing.TB) {
 	t.Helper()
+	if n.engine.PID() == 0 { // the test failed while it was down
+		n.start(t)
+	}
 	list, err := n.List(limited(t))
 	if err != nil {
 		t.Errorf("list: %v", err)
