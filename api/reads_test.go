@@ -95,7 +95,7 @@ func TestWords(t *testing.T) {
 		want      string
 	}{
 		"all well":         {model.DeploySucceeded, "done", 2, []instance{nil, nil}, "running: "},
-		"deploying":        {model.DeployRunning, "waits for 1 instance to be healthy", 2, []instance{nil, slow}, "deploying: waits for 1 instance to be healthy; 1 not ready"},
+		"deploying":        {model.DeployRunning, "waits for 1 instance to be healthy", 2, []instance{nil, slow}, "deploying: waits for 1 instance to be healthy"},
 		"no place at all":  {model.DeployRunning, "", 1, []instance{pending}, "waiting: 1 pending: 1 node lacks memory"},
 		"place for some":   {model.DeployRunning, "", 2, []instance{nil, pending}, "deploying: 1 pending: 1 node lacks memory"},
 		"paused":           {model.DeployPaused, "paused", 2, []instance{nil, nil}, "paused: the deployment is paused with 0 of 2 instances done"},

@@ -237,9 +237,9 @@ func appWords(a *client.AppSummary, c *census) (state, why string) {
 	case active && d.State == model.DeployPaused:
 		return appPaused, sentence(fmt.Sprintf("the deployment is paused with %d of %d instances done", d.Done, d.Want), c.worst())
 	case active && c.running == 0 && c.waiting > 0:
-		return appWaiting, sentence(c.worst(), d.Message)
+		return appWaiting, c.after(d.Message)
 	case active:
-		return appDeploying, sentence(d.Message, c.worst())
+		return appDeploying, c.after(d.Message)
 	}
 	if d != nil && (d.State == model.DeployFailed || d.State == model.DeployRolledBack) {
 		why = d.Message
@@ -253,6 +253,16 @@ func appWords(a *client.AppSummary, c *census) (state, why string) {
 		return appDegraded, sentence(why, c.short(a.Instances))
 	}
 	return appRunning, sentence(why, c.worst())
+}
+
+// after returns what a deployment says, and the troubles unless it names them already.
+func (c *census) after(message string) string {
+	for _, t := range c.troubles {
+		if t.why != "" && !strings.Contains(message, t.why) {
+			return sentence(message, c.worst())
+		}
+	}
+	return message
 }
 
 // short says how many instances are missing.

@@ -126,14 +126,14 @@ func BenchmarkInstance(b *testing.B) {
 	needRoot(b)
 	b.Run("program", func(b *testing.B) {
 		c := start(b)
-		took := c.timeInstances(50, func(n int) *model.Spec { return shell(model.AppID(fmt.Sprintf("/s%d", n)), "exec sleep 100000") })
+		took := c.timeInstances(50, func(n int) *model.Spec { return small(model.AppID(fmt.Sprintf("/s%d", n))) })
 		report(b, "request to RUNNING, image-less", "p50 100 ms, p99 300 ms", took)
 	})
 	b.Run("image", func(b *testing.B) {
 		c := start(b)
 		image := pushed(b, "busybox", images.Busybox(b))
 		spec := func(n int) *model.Spec {
-			s := shell(model.AppID(fmt.Sprintf("/i%d", n)), "exec sleep 100000")
+			s := small(model.AppID(fmt.Sprintf("/i%d", n)))
 			s.Containers[0].Image = image
 			return s
 		}
@@ -141,6 +141,13 @@ func BenchmarkInstance(b *testing.B) {
 		took := c.timeInstances(20, spec)
 		report(b, "request to RUNNING, image present", "1.5 times ctr run, or the bare runtime plus 60 ms", took)
 	})
+}
+
+// small is an app of one sleeping program that reserves little.
+func small(id model.AppID) *model.Spec {
+	return &model.Spec{ID: id, Containers: []model.Container{{
+		Command: []string{"sleep", "100000"}, CPUs: 10, Memory: 8 * model.MiB,
+	}}}
 }
 
 // timeInstances deploys specs one after another and returns how long each took to RUNNING.
@@ -183,9 +190,7 @@ func BenchmarkMany(b *testing.B) {
 	for _, n := range []int{200, 1000} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
 			c := start(b, "--node-cpus", "16") // the instances reserve 0.01 cores each and use none
-			spec := shell("/many", "")
-			spec.Containers[0].CPUs, spec.Containers[0].Memory = 10, 4*model.MiB
-			spec.Containers[0].Command = []string{"sleep", "100000"}
+			spec := small("/many")
 			spec.Instances = ptr(n)
 			var asked atomic.Bool
 			var calls []time.Duration
