@@ -63,18 +63,10 @@ func (o *Options) Validate() error {
 	return nil
 }
 
-// cluster returns a short name that tells this data directory from others on the machine, for cgroups and sockets.
+// cluster returns a short name that tells this data directory from others on the machine, for cgroups.
 func (o *Options) cluster() string {
 	sum := sha256.Sum256([]byte(o.DataDir))
 	return hex.EncodeToString(sum[:4])
-}
-
-// runDir returns a directory for sockets, whose paths may be no longer than 107 bytes however long the data directory is.
-func (o *Options) runDir() string {
-	if os.Geteuid() == 0 {
-		return filepath.Join("/run/gantry", o.cluster())
-	}
-	return filepath.Join(os.TempDir(), fmt.Sprintf("gantry-%d-%s", os.Geteuid(), o.cluster()))
 }
 
 // TokenFile returns where the admin token of a data directory lies.
