@@ -75,7 +75,7 @@ func New(c Config) (*Driver, error) {
 		snapshotter: snapshotter(c.Dir),
 		engine:      newEngine(c, tools),
 		pulls:       map[string]*pull{},
-		starting:    map[runtime.TaskID]bool{},
+		busy:        map[runtime.TaskID]operation{},
 		images:      map[digest.Digest]*image{},
 		wait:        unavailableAfter,
 	}

@@ -41,10 +41,10 @@ type Driver struct {
 	engine      *Engine
 	wait        time.Duration // for the engine
 
-	mu       sync.Mutex
-	pulls    map[string]*pull // under way, by reference and credentials
-	starting map[runtime.TaskID]bool
-	images   map[digest.Digest]*image // by manifest, of those started lately
+	mu     sync.Mutex
+	pulls  map[string]*pull // under way, by reference and credentials
+	busy   map[runtime.TaskID]operation
+	images map[digest.Digest]*image // by manifest, of those started lately
 }
 
 // Labels of a container.
@@ -103,7 +103,14 @@ func (d *Driver) List(ctx context.Context) ([]runtime.State, error) {
 	}
 	var out []runtime.State
 	for _, c := range all {
-		if s, ok := d.state(c, processes[c.ID]); ok {
+		s, ok := d.state(c, processes[c.ID])
+		if ok && s.Exit != nil && s.Exit.Lost != "" { // unless it was removed between the two questions
+			_, err := d.container(ctx, cli, s.ID)
+			if ok = !errors.Is(err, runtime.ErrNotFound); ok && err != nil {
+				return nil, fmt.Errorf("list containers: %w", err)
+			}
+		}
+		if ok {
 			out = append(out, s)
 		}
 	}
@@ -197,6 +204,7 @@ func (d *Driver) Remove(ctx context.Context, id runtime.TaskID) error {
 
 // remove takes apart what Start built, in reverse, whatever of it is there.
 func (d *Driver) remove(ctx context.Context, cli *client.Client, id runtime.TaskID) error {
+	defer d.mark(id, removing)()
 	if err := d.removeTask(ctx, cli, id); err != nil {
 		return err
 	}
@@ -333,7 +341,8 @@ func (d *Driver) find(ctx context.Context, cli *client.Client, id runtime.TaskID
 	return c, r.GetProcess(), nil
 }
 
-// state tells how a task stands. It is not ok while the task is being started, or when it is none of this driver's.
+// state tells how a task stands. It is not ok while the task is being started or removed, or when it is none of this
+// driver's.
 func (d *Driver) state(c containers.Container, p *tasktypes.Process) (runtime.State, bool) {
 	attempt, err := strconv.ParseUint(c.Labels[labelAttempt], 10, 32)
 	if err != nil {
@@ -343,13 +352,14 @@ func (d *Driver) state(c containers.Container, p *tasktypes.Process) (runtime.St
 	if at, err := time.Parse(time.RFC3339Nano, c.Labels[labelStarted]); err == nil {
 		s.Started = at
 	}
+	op := d.operation(s.ID)
 	switch {
 	case runs(p):
 		s.PID = int(p.Pid)
 	case p.GetStatus() == tasktypes.Status_STOPPED:
 		exit := d.exit(c, p.ExitStatus, p.ExitedAt.AsTime())
 		s.Exit = &exit
-	case !begun(c, p) && d.isStarting(s.ID):
+	case op == removing || op == starting && !begun(c, p):
 		return s, false
 	default:
 		s.Exit = &model.Exit{Code: lostCode, Lost: d.whyLost(c), At: time.Now()}
@@ -367,10 +377,36 @@ func begun(c containers.Container, p *tasktypes.Process) bool {
 	return c.Labels[labelStarted] != "" || runs(p) || p.GetStatus() == tasktypes.Status_STOPPED
 }
 
-func (d *Driver) isStarting(id runtime.TaskID) bool {
+// operation is what this driver is doing to a task, so that the parts of it which are there are not taken for a whole.
+type operation int
+
+const (
+	none operation = iota
+	starting
+	removing
+)
+
+func (d *Driver) operation(id runtime.TaskID) operation {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.starting[id]
+	return d.busy[id]
+}
+
+// mark notes an operation until the function that it returns is called.
+func (d *Driver) mark(id runtime.TaskID, op operation) (done func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.busy[id]
+	d.busy[id] = op
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if before == none {
+			delete(d.busy, id)
+		} else {
+			d.busy[id] = before
+		}
+	}
 }
 
 // whyLost says why a task that was started is not known to its engine any more.

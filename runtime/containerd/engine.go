@@ -410,6 +410,9 @@ state = %q
 [plugins."io.containerd.shim.v1.manager"]
   socket_dir = %q
 
+[plugins."io.containerd.snapshotter.v1.overlayfs"]
+  sync_remove = true
+
 # Snapshots and content of what was removed are collected soon, but never during a burst of starts.
 [plugins."io.containerd.gc.v1.scheduler"]
   deletion_threshold = 10

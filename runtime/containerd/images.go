@@ -94,9 +94,12 @@ func readImage(ctx context.Context, cli *client.Client, record images.Image) (*i
 }
 
 // unpack makes snapshots of the image's layers, unless they exist.
-func (d *Driver) unpack(ctx context.Context, cli *client.Client, record images.Image) error {
-	if err := client.NewImage(cli, record).Unpack(ctx, d.snapshotter); err != nil {
-		return fmt.Errorf("unpack image %s: %w", familiar(record.Name), d.failure(ctx, err))
+func (d *Driver) unpack(ctx context.Context, cli *client.Client, img *image) error {
+	if _, err := cli.SnapshotService(d.snapshotter).Stat(ctx, img.chain); err == nil {
+		return nil
+	}
+	if err := client.NewImage(cli, img.record).Unpack(ctx, d.snapshotter); err != nil {
+		return fmt.Errorf("unpack image %s: %w", familiar(img.record.Name), d.failure(ctx, err))
 	}
 	return nil
 }
@@ -168,7 +171,11 @@ func (d *Driver) Import(ctx context.Context, archive io.Reader) ([]string, error
 	}
 	var names []string
 	for _, r := range records {
-		if err := d.unpack(ctx, cli, r); err != nil {
+		img, err := readImage(ctx, cli, r)
+		if err == nil {
+			err = d.unpack(ctx, cli, img)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("import images: %w", err)
 		}
 		names = append(names, familiar(r.Name))

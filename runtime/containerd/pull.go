@@ -49,17 +49,14 @@ func (d *Driver) present(ctx context.Context, name string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("look up image: %w", err)
 	}
-	record, err := cli.ImageService().Get(ctx, name)
-	if errdefs.IsNotFound(err) {
+	img, err := d.image(ctx, cli, name)
+	if errors.Is(err, runtime.ErrInvalid) || errdefs.IsNotFound(err) { // absent, or incomplete
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("look up image: %w", d.failure(ctx, err))
+		return "", err
 	}
-	if _, err := d.image(ctx, cli, name); err != nil {
-		return "", nil // incomplete: pulled again
-	}
-	return record.Target.Digest.String(), d.unpack(ctx, cli, record)
+	return img.record.Target.Digest.String(), d.unpack(ctx, cli, img)
 }
 
 // pull is a download under way.

@@ -191,22 +191,20 @@ func (d *Driver) isolate(s *specs.Spec, t runtime.Task) {
 		l.Namespaces = append(l.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	l.CgroupsPath = d.groups.Path(d.group(t.ID).Path())
-	l.Resources.CPU = cpuLimit(t.CPUs)
+	l.Resources.CPU = cpuShares(t.CPUs)
 	l.Resources.Memory = d.memoryLimit(t.Memory)
 	if d.tools.features().seccomp {
 		l.Seccomp = seccomp.DefaultProfile(s)
 	}
 }
 
-func cpuLimit(c model.CPU) *specs.LinuxCPU {
+// cpuShares is a container's weight under contention. Its ceiling is set just before its program runs.
+func cpuShares(c model.CPU) *specs.LinuxCPU {
 	if c <= 0 {
 		return nil
 	}
-	const least = 1000 // microseconds; the kernel takes no less
-	period := uint64(100_000)
-	quota := max(int64(c)*int64(period)/1000, least)
 	shares := uint64(min(max(int64(c)*1024/1000, 2), 262144))
-	return &specs.LinuxCPU{Shares: &shares, Quota: &quota, Period: &period}
+	return &specs.LinuxCPU{Shares: &shares}
 }
 
 func (d *Driver) memoryLimit(m model.Bytes) *specs.LinuxMemory {

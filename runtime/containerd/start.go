@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 
 	"github.com/gantry-os/gantry/runtime"
+	"github.com/gantry-os/gantry/runtime/cgroup"
 )
 
 // cleanTimeout bounds the removal of what a failed start left, which goes on when its caller has given up.
@@ -31,8 +32,7 @@ func (d *Driver) Start(ctx context.Context, t runtime.Task) (runtime.State, erro
 	if err := check(t); err != nil {
 		return runtime.State{}, fmt.Errorf("start %s: %w", t.ID, err)
 	}
-	d.markStarting(t.ID, true)
-	defer d.markStarting(t.ID, false)
+	defer d.mark(t.ID, starting)()
 	nctx, cli, err := d.client(ctx)
 	if err != nil {
 		return runtime.State{}, fmt.Errorf("start %s: %w", t.ID, err)
@@ -58,16 +58,6 @@ func check(t runtime.Task) error {
 		return fmt.Errorf("%w: sandbox %q and log directory %q must be absolute", runtime.ErrInvalid, t.Sandbox, t.Logs.Dir)
 	}
 	return nil
-}
-
-func (d *Driver) markStarting(id runtime.TaskID, on bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if on {
-		d.starting[id] = true
-	} else {
-		delete(d.starting, id)
-	}
 }
 
 // before returns the state of an earlier start of the same attempt; it has no id when there was none. What a start that
@@ -133,7 +123,7 @@ func (d *Driver) snapshot(ctx context.Context, cli *client.Client, key string, i
 	snapshots := cli.SnapshotService(d.snapshotter)
 	mounts, err := snapshots.Prepare(ctx, key, img.chain)
 	if err = d.failure(ctx, err); errdefs.IsNotFound(err) { // the image was never unpacked
-		if err := d.unpack(ctx, cli, img.record); err != nil {
+		if err := d.unpack(ctx, cli, img); err != nil {
 			return nil, err
 		}
 		mounts, err = snapshots.Prepare(ctx, key, img.chain)
@@ -186,6 +176,10 @@ func (d *Driver) createContainer(ctx context.Context, cli *client.Client, t runt
 
 // run starts the container's shim and program.
 func (d *Driver) run(ctx context.Context, cli *client.Client, t runtime.Task, mounts []mount.Mount) (runtime.State, error) {
+	// runc would make it too, but would not let all tasks together weigh what they should.
+	if err := d.group(t.ID).Create(cgroup.Limits{}); err != nil {
+		return runtime.State{}, err
+	}
 	output := d.output(t.Logs)
 	_, err := cli.TaskService().Create(ctx, &tasksapi.CreateTaskRequest{
 		ContainerID: string(t.ID),
@@ -195,6 +189,11 @@ func (d *Driver) run(ctx context.Context, cli *client.Client, t runtime.Task, mo
 	})
 	if err != nil {
 		return runtime.State{}, explain(t, d.failure(ctx, err))
+	}
+	// Only now, with the program next to run: the OCI runtime takes tens of milliseconds of processor time inside the
+	// group to get here, which under a small ceiling would be seconds.
+	if err := d.group(t.ID).Create(cgroup.Limits{CPUs: t.CPUs}); err != nil {
+		return runtime.State{}, err
 	}
 	r, err := cli.TaskService().Start(ctx, &tasksapi.StartRequest{ContainerID: string(t.ID)})
 	if err != nil {
@@ -228,7 +227,7 @@ func (d *Driver) output(l runtime.LogFiles) string {
 
 // What runc and crun say when the program, not the machine, is at fault.
 var (
-	noProgram  = regexp.MustCompile(`executable file (?:.{0,40} )?not found in \$PATH|stat [^:]*: no such file or directory|open executable: No such file|exec [^:]*: no such file or directory|executable file .* not found`)
+	noProgram  = regexp.MustCompile(`executable file (?:.{0,40} )?not found in \$PATH|exec: "[^"]*": stat [^:]*: no such file or directory|open executable: No such file|exec [^:]*: no such file or directory|executable file .* not found`)
 	noAccess   = regexp.MustCompile(`exec: "[^"]*": (?:permission denied|is a directory)|exec [^:]*: permission denied|open executable: Permission denied|is not executable`)
 	noFormat   = regexp.MustCompile(`[eE]xec format error`)
 	noMemory   = regexp.MustCompile(`container init was OOM-killed|memory limit too low|unable to set memory limit`)
