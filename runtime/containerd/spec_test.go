@@ -68,15 +68,14 @@ func TestMountOrder(t *testing.T) {
 	}
 }
 
-func TestCPULimit(t *testing.T) {
-	for c, want := range map[model.CPU][2]int64{1: {1000, 2}, 250: {25000, 256}, 1000: {100000, 1024}, 64000: {6400000, 65536}, 1e6: {1e8, 262144}} {
-		l := cpuLimit(c)
-		if got := [2]int64{*l.Quota, int64(*l.Shares)}; got != want {
-			t.Errorf("%v cores: quota and shares are %v, want %v", c, got, want)
+func TestCPUShares(t *testing.T) {
+	for c, want := range map[model.CPU]uint64{1: 2, 250: 256, 1000: 1024, 64000: 65536, 1e6: 262144} {
+		if got := *cpuShares(c).Shares; got != want {
+			t.Errorf("%v cores weigh %d, want %d", c, got, want)
 		}
 	}
-	if cpuLimit(0) != nil {
-		t.Error("no cores are a limit")
+	if cpuShares(0) != nil {
+		t.Error("no cores have a weight")
 	}
 }
 
