@@ -10,8 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -161,7 +159,7 @@ func (e *Engine) start() (*exec.Cmd, error) {
 		return nil, fmt.Errorf("start containerd: %w", err)
 	}
 	defer out.Close()
-	args := append(slices.Clone(e.config.Command[1:]), "--config", e.path("config.toml"))
+	args := append(slices.Clone(e.config.Command[1:]), e.lock(), "--config", e.path("config.toml"))
 	cmd := exec.Command(e.config.Command[0], args...)
 	cmd.Dir = e.config.Dir
 	cmd.Stdout, cmd.Stderr = out, out
@@ -171,9 +169,6 @@ func (e *Engine) start() (*exec.Cmd, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt at the terminal is for gantry
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start containerd: %w", err)
-	}
-	if err := writePID(e.path("containerd.pid"), cmd.Process.Pid); err != nil {
-		return nil, errors.Join(fmt.Errorf("start containerd: %w", err), cmd.Process.Kill(), cmd.Wait())
 	}
 	return cmd, nil
 }
@@ -265,18 +260,15 @@ func stop(cmd *exec.Cmd, ended chan error) error {
 	return nil
 }
 
+// lock returns the file that a containerd of this directory holds locked from its first moment to its last. Of two that
+// an unlucky gantry started, one gets it, and the other ends.
+func (e *Engine) lock() string { return e.path("containerd.lock") }
+
 // stopOther stops a containerd of the same directory that outlived its gantry.
 func (e *Engine) stopOther() error {
-	pid, err := readPID(e.path("containerd.pid"))
+	pid, fd, err := holder(e.lock())
 	if err != nil || pid == 0 {
 		return err
-	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("open process %d: %w", pid, err)
 	}
 	defer unix.Close(fd)
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
@@ -292,6 +284,51 @@ func (e *Engine) stopOther() error {
 	return fmt.Errorf("process %d does not end", pid)
 }
 
+// holder returns the process that holds the lock on a file, and a pidfd of it; 0 when none does.
+func holder(path string) (pid, pidfd int, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	for {
+		pid, err := lockedBy(f)
+		if err != nil || pid == 0 {
+			return 0, 0, err
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue // it has just ended
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("open process %d: %w", pid, err)
+		}
+		// As it still holds the lock, the pidfd is of this process and not of a later one with its number.
+		if still, err := lockedBy(f); err == nil && still == pid {
+			return pid, fd, nil
+		}
+		_ = unix.Close(fd)
+	}
+}
+
+// lockedBy returns the process that holds the lock on a file, 0 for none.
+func lockedBy(f *os.File) (int, error) {
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &l); err != nil {
+		return 0, fmt.Errorf("look at lock: %w", err)
+	}
+	switch {
+	case l.Type == unix.F_UNLCK:
+		return 0, nil
+	case l.Pid <= 0:
+		return 0, errors.New("look at lock: a process of another pid namespace holds it")
+	}
+	return int(l.Pid), nil
+}
+
 // endedBy waits until the process behind a pidfd has ended.
 func endedBy(pidfd int, timeout time.Duration) bool {
 	deadline := time.Now().Add(timeout)
@@ -305,50 +342,6 @@ func endedBy(pidfd int, timeout time.Duration) bool {
 			return false
 		}
 	}
-}
-
-// writePID notes a process by its id and start time, which together are unique in one boot.
-func writePID(file string, pid int) error {
-	began, err := startTicks(pid)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(file, fmt.Appendf(nil, "%d %d\n", pid, began), 0o600)
-}
-
-// readPID returns the process that writePID noted, or 0 when it no longer runs.
-func readPID(file string) (int, error) {
-	text, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	var pid int
-	var began uint64
-	if _, err := fmt.Sscanf(string(text), "%d %d", &pid, &began); err != nil {
-		return 0, nil // cut short by a crash: the process it would name was never waited for
-	}
-	now, err := startTicks(pid)
-	if err != nil || now != began {
-		return 0, nil
-	}
-	return pid, nil
-}
-
-// startTicks returns when a process started, in clock ticks since boot.
-func startTicks(pid int) (uint64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, ok := strings.Cut(string(text), ") ") // the name before it may hold anything but this
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 {
-		return 0, fmt.Errorf("read start time of process %d: unexpected form", pid)
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
 }
 
 // forgetBoot empties the state directory when it was written by another boot of the machine: its shims and mounts are

@@ -2,13 +2,10 @@ package containerd
 
 import (
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -177,6 +174,37 @@ func TestOrphanedEngineIsReplaced(t *testing.T) {
 		t.Errorf("the task became %+v", s)
 	}
 	grows(t, task)
+}
+
+// A gantry that is killed right after it started a containerd leaves one that nothing tells of yet. It must not live beside
+// the next one.
+func TestOrphanThatHasJustBegun(t *testing.T) {
+	n := newNode(t)
+	n.stop()
+	slow := n.config
+	slow.Command = []string{"/bin/sh", "-c", `sleep 0.5; exec "$0" "$@"`, os.Args[0]}
+	d, err := New(slow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.engine.prepare(); err != nil {
+		t.Fatal(err)
+	}
+	orphan, err := d.engine.start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := make(chan error, 1)
+	go func() { gone <- orphan.Wait() }()
+	n.start(t)
+	select {
+	case <-gone:
+	case <-time.After(deadline):
+		t.Fatal("two containerds run")
+	}
+	if err := n.Ready(limited(t)); err != nil {
+		t.Error(err)
+	}
 }
 
 // When the shim itself is killed its exit codes are lost; the programs it held must not run on unwatched.
@@ -375,25 +403,4 @@ func TestEngineFiles(t *testing.T) {
 	if run := c.runDir(); len(filepath.Join(run, "s")) > 42 {
 		t.Errorf("sockets go to %s", run)
 	}
-	sleep := exec.Command("sleep", "1000")
-	if err := sleep.Start(); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "pid")
-	if err := writePID(file, sleep.Process.Pid); err != nil {
-		t.Fatal(err)
-	}
-	if pid, err := readPID(file); err != nil || pid != sleep.Process.Pid {
-		t.Errorf("read %d, %v", pid, err)
-	}
-	if err := os.WriteFile(file, fmt.Appendf(nil, "%d 1\n", sleep.Process.Pid), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if pid, err := readPID(file); err != nil || pid != 0 {
-		t.Errorf("a process with another start time was taken for the one noted: %d, %v", pid, err)
-	}
-	if err := sleep.Process.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	_ = sleep.Wait()
 }

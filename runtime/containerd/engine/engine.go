@@ -7,8 +7,11 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/containerd/containerd/v2/cmd/containerd/command"
+	"golang.org/x/sys/unix"
 
 	_ "github.com/containerd/containerd/api/types/runc/options"
 	_ "github.com/containerd/containerd/v2/core/runtime/v2"
@@ -37,8 +40,31 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/snapshots/overlay/plugin"
 )
 
-// Main runs containerd until it is told to end by SIGTERM. args are its command line after the program's name, such as
-// --config FILE.
+// Main runs containerd until it is told to end by SIGTERM. args are a file to hold locked meanwhile, and then containerd's
+// command line after the program's name, such as --config FILE.
 func Main(args []string) error {
-	return command.App().Run(context.Background(), append([]string{"containerd"}, args...))
+	if len(args) == 0 {
+		return errors.New("it is started by gantry up")
+	}
+	if err := lock(args[0]); err != nil {
+		return err
+	}
+	return command.App().Run(context.Background(), append([]string{"containerd"}, args[1:]...))
+}
+
+// lock locks a file for the life of the process, which by that is found and of which by that there is only one. It must be the
+// first thing done: gantry may have been killed right after it started this process.
+func lock(path string) error {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600) // never closed, which would unlock it
+	if err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	err = unix.FcntlFlock(uintptr(fd), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("another containerd holds %s", path)
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	return nil
 }
