@@ -7,7 +7,10 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,15 +36,15 @@ import (
 // patience bounds every wait. It is long because the machine may be busy; nothing waits that long when all is well.
 const patience = 90 * time.Second
 
-var bin string // absolute path of bin/
+var bin string // absolute path of bin/, or of GANTRY_BIN
 
 func TestMain(m *testing.M) {
-	dir, err := filepath.Abs("../../bin")
+	dir, err := filepath.Abs(cmp.Or(os.Getenv("GANTRY_BIN"), "../../bin"))
 	if err == nil {
 		_, err = os.Stat(filepath.Join(dir, "gantry"))
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "e2e: bin/gantry is missing; run `make build` first")
+		fmt.Fprintf(os.Stderr, "e2e: %s/gantry is missing; run `make build` first\n", dir)
 		os.Exit(1)
 	}
 	bin = dir
@@ -89,19 +92,7 @@ func freeAddr(t testing.TB) string {
 // up starts the server and waits for its ready line.
 func (c *cluster) up() {
 	c.t.Helper()
-	args := append([]string{"up", "--data-dir", c.dir, "--http-addr", c.addr}, c.args...)
-	c.cmd = exec.Command(filepath.Join(bin, "gantry"), args...)
-	c.out = &lockedBuffer{}
-	r, w, err := os.Pipe()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.cmd.Stdout, c.cmd.Stderr = w, c.out
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := c.cmd.Start(); err != nil {
-		c.t.Fatal(err)
-	}
-	w.Close()
+	r := c.launch()
 	defer r.Close()
 	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		c.t.Fatal(err)
@@ -115,6 +106,25 @@ func (c *cluster) up() {
 		token = strings.TrimSpace(string(b))
 	}
 	c.Client = client.New("http://"+c.addr, token)
+}
+
+// launch starts the server and returns its standard output.
+func (c *cluster) launch() *os.File {
+	c.t.Helper()
+	args := append([]string{"up", "--data-dir", c.dir, "--http-addr", c.addr}, c.args...)
+	c.cmd = exec.Command(filepath.Join(bin, "gantry"), args...)
+	c.out = &lockedBuffer{}
+	r, w, err := os.Pipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer w.Close()
+	c.cmd.Stdout, c.cmd.Stderr = w, c.out
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := c.cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	return r
 }
 
 // kill ends the server with SIGKILL.
@@ -171,9 +181,49 @@ func (c *cluster) cleanup() {
 	c.checkNothingLeft()
 }
 
-// checkNothingLeft fails the test for every process, mount and cgroup that still refers to the data directory.
+// cgroups returns the directories of the cluster's cgroups in every hierarchy, and what is directly below them.
+func (c *cluster) cgroups() (own, below []string) {
+	c.t.Helper()
+	name := hash(c.dir, 4)
+	for _, pattern := range []string{"/sys/fs/cgroup/gantry/" + name, "/sys/fs/cgroup/*/gantry/" + name} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		own = append(own, found...)
+	}
+	for _, dir := range own {
+		entries, _ := os.ReadDir(dir) // it may just have been removed
+		for _, e := range entries {
+			if e.IsDir() {
+				below = append(below, filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+	return own, below
+}
+
+// sockets returns the directory of the container engine's sockets.
+func (c *cluster) sockets() string {
+	return filepath.Join("/run/gantry", hash(filepath.Join(c.dir, "containerd"), 6))
+}
+
+// hash returns the short name that Gantry makes of a path.
+func hash(path string, size int) string {
+	sum := sha256.Sum256([]byte(path))
+	return hex.EncodeToString(sum[:size])
+}
+
+// checkNothingLeft fails the test for every process, mount, cgroup and socket that still belongs to the data directory.
 func (c *cluster) checkNothingLeft() {
 	c.t.Helper()
+	groups, _ := c.cgroups()
+	for _, dir := range groups {
+		c.t.Errorf("cgroup is left: %s", dir)
+	}
+	if left, err := filepath.Glob(c.sockets() + "/*"); err != nil || len(left) > 0 {
+		c.t.Errorf("sockets are left: %v, %v", left, err)
+	}
 	for pid, cmdline := range c.processes() {
 		c.t.Errorf("process %d is left: %s", pid, cmdline)
 		_ = syscall.Kill(pid, syscall.SIGKILL)

@@ -2,9 +2,7 @@ package e2e
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -140,91 +138,4 @@ func unmountBelow(t *testing.T, dir string) {
 			}
 		}
 	}
-}
-
-// kill -9 at 200 random moments, amid scaling, updating and removing, loses no acknowledged write and never runs more
-// instances than were asked for at any time since.
-func TestKillAtRandomMoments(t *testing.T) {
-	needRoot(t)
-	rounds := 200
-	if s := os.Getenv("GANTRY_KILLS"); s != "" {
-		var err error
-		if rounds, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 1))
-
-	c := start(t)
-	mark := filepath.Base(filepath.Dir(c.dir)) + "-" + strconv.FormatUint(seed, 36)
-	spec := shell("/chaos", "exec sleep 100000")
-	spec.Containers[0].Env = map[string]string{"CHAOS": mark}
-	spec.Containers[0].CPUs = 10
-	spec.Update = &model.Update{MinHealthy: "0", MaxSurge: "0"}
-	spec.Instances = ptr(3)
-	c.deploy(spec)
-	last, most := 3, 3
-
-	for n := range rounds {
-		delay := time.Duration(rnd.IntN(300)) * time.Millisecond
-		killed := make(chan struct{})
-		timer := time.AfterFunc(delay, func() { _ = c.cmd.Process.Kill(); close(killed) })
-		want := rnd.IntN(6)
-		change, err := c.ScaleApp(testContext(t), "/chaos", want)
-		<-killed
-		timer.Stop()
-		_ = c.cmd.Wait()
-		most = max(most, want) // those of a scale down may still be on their way out
-		if got := len(marked(t, mark)); got > most {
-			t.Fatalf("round %d: %d processes run, at most %d were asked for", n, got, most)
-		}
-		c.up()
-		app, getErr := c.App(testContext(t), "/chaos")
-		if getErr != nil {
-			t.Fatalf("round %d: the app is lost: %v", n, getErr)
-		}
-		switch {
-		case err == nil && app.Instances != want:
-			t.Fatalf("round %d: scaling to %d was acknowledged as %s, but %d are asked for now", n, want, change.Deployment, app.Instances)
-		case err != nil && app.Instances != want && app.Instances != last:
-			t.Fatalf("round %d: %d instances are asked for, neither %d nor %d", n, app.Instances, want, last)
-		}
-		last = app.Instances
-		if n%10 == 9 {
-			c.settle(mark, last)
-			most = last
-		}
-	}
-	c.settle(mark, last)
-}
-
-// settle waits until exactly want processes with the mark run.
-func (c *cluster) settle(mark string, want int) {
-	c.t.Helper()
-	c.until(fmt.Sprintf("%d instances to run", want), func() bool {
-		return len(marked(c.t, mark)) == want && len(c.running("/chaos")) == want
-	})
-}
-
-// marked returns the processes of the sleep program which have the mark in their environment.
-func marked(t testing.TB, mark string) []int {
-	t.Helper()
-	out, err := exec.Command("pgrep", "-x", "sleep").Output()
-	if err != nil && len(out) > 0 {
-		t.Fatal(err)
-	}
-	var found []int
-	for _, field := range strings.Fields(string(out)) {
-		pid, err := strconv.Atoi(field)
-		if err != nil {
-			t.Fatal(err)
-		}
-		environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)) // gone when it just ended
-		if strings.Contains(string(environ), "CHAOS="+mark) {
-			found = append(found, pid)
-		}
-	}
-	return found
 }
