@@ -16,7 +16,6 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -242,13 +241,11 @@ func (d *Driver) removeBundle(ctx context.Context, id runtime.TaskID) error {
 			return err
 		}
 	}
-	if !exists(dir) {
+	work := d.engine.path(filepath.Join("root", "io.containerd.runtime.v2.task", namespace, string(id)))
+	if !exists(dir) && !exists(work) {
 		return nil
 	}
-	if err := mount.UnmountRecursive(filepath.Join(dir, "rootfs"), unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("unmount file system: %w", err)
-	}
-	return os.RemoveAll(dir)
+	return errors.Join(removeMounted(dir), os.RemoveAll(work), d.engine.sweepSockets())
 }
 
 func exists(path string) bool {

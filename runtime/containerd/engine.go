@@ -133,7 +133,7 @@ func exitText(err error) string {
 
 // prepare makes place for a containerd: directories, configuration, and no other one.
 func (e *Engine) prepare() error {
-	for _, d := range []string{e.path("root"), e.path("state"), e.run} {
+	for _, d := range []string{e.path("root"), e.path("state"), e.path("tmp"), e.run} {
 		if err := os.MkdirAll(d, 0o711); err != nil {
 			return fmt.Errorf("prepare containerd: %w", err)
 		}
@@ -143,6 +143,9 @@ func (e *Engine) prepare() error {
 	}
 	if err := e.forgetBoot(); err != nil {
 		return fmt.Errorf("forget the state of another boot: %w", err)
+	}
+	if err := e.sweep(); err != nil { // it is not in the way of anything
+		e.config.Log.Warn("what a containerd before has left cannot be removed", "error", err)
 	}
 	text := configuration(e.config.Dir, e.run)
 	if err := os.WriteFile(e.path("config.toml"), []byte(text), 0o600); err != nil {
@@ -164,7 +167,7 @@ func (e *Engine) start() (*exec.Cmd, error) {
 	cmd.Dir = e.config.Dir
 	cmd.Stdout, cmd.Stderr = out, out
 	// Programs that containerd runs by name, such as mount helpers, are found as before.
-	cmd.Env = append(os.Environ(), "GOGC=50")
+	cmd.Env = append(os.Environ(), "GOGC=50", "TMPDIR="+e.path("tmp"))
 	cmd.Env = append(cmd.Env, e.config.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt at the terminal is for gantry
 	if err := cmd.Start(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -329,6 +330,14 @@ func TestPlainHTTP(t *testing.T) {
 		if want := slices.Contains(plain, host); d.plain(host) != want {
 			t.Errorf("%s: plain is %v", host, !want)
 		}
+	}
+}
+
+// A registry without TLS that was not configured is refused with the option that would allow it.
+func TestPlainHTTPRefused(t *testing.T) {
+	err := (&Driver{}).refusal(t.Context(), "10.0.0.1:5000/box:1", fmt.Errorf("ask registry: %w", http.ErrSchemeMismatch))
+	if !errors.Is(err, runtime.ErrInvalid) || !strings.Contains(err.Error(), "--plain-http 10.0.0.1:5000") {
+		t.Errorf("refused with %v", err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -213,6 +214,10 @@ func (d *Driver) refusal(ctx context.Context, name string, err error) error {
 		return fmt.Errorf("%w: its registry refused the credentials, or wants some", runtime.ErrInvalid)
 	case errdefs.IsNotFound(err), hasStatus && status.StatusCode == http.StatusNotFound:
 		return fmt.Errorf("%w: its registry has no image of this name", runtime.ErrInvalid)
+	}
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		host, _, _ := strings.Cut(name, "/")
+		return fmt.Errorf("%w: its registry speaks no TLS, which is only allowed on loopback and to those that gantry up is given by --plain-http %s", runtime.ErrInvalid, host)
 	}
 	var netErr *net.OpError
 	if errors.As(err, &netErr) { // the registry's connection, not the engine's

@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -402,5 +403,47 @@ func TestEngineFiles(t *testing.T) {
 	c := Config{Dir: "/" + strings.Repeat("long/", 60)}
 	if run := c.runDir(); len(filepath.Join(run, "s")) > 42 {
 		t.Errorf("sockets go to %s", run)
+	}
+}
+
+// What a containerd or gantry was killed in the midst of does not pile up: mounts that try out the kernel, half removed
+// bundles, sockets of shims that are gone.
+func TestLeftoversAreSwept(t *testing.T) {
+	n := newNode(t)
+	task, first := n.count(t, "swept-1.main")
+	n.stop()
+	check := n.engine.path("root/multiple-lowerdir-check123/merged")
+	bundles := n.engine.path("state/io.containerd.runtime.v2.task/" + namespace)
+	half := []string{
+		n.engine.path("root/multiple-lowerdir-check123"),
+		n.engine.path("tmp/containerd-mount7"),
+		filepath.Join(bundles, ".half-1.main"),
+		n.engine.path("root/io.containerd.runtime.v2.task/" + namespace + "/.half-1.main"),
+	}
+	for _, dir := range append(half, check, filepath.Join(bundles, ".half-1.main/rootfs")) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{check, half[1]} {
+		if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dead := filepath.Join(n.engine.run, "s", "dead")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	n.start(t)
+	for _, path := range append(half, dead) {
+		if _, err := os.Lstat(path); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", path, err)
+		}
+	}
+	if s := n.lookup(t, task.ID); s.PID != first.PID {
+		t.Errorf("the task that ran became %+v", s)
 	}
 }
