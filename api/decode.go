@@ -176,7 +176,7 @@ func (w *walker) scalar(path string, t reflect.Type) (any, error) {
 			return nil, nil
 		}
 	case json.Unmarshal(raw, v) != nil:
-		w.add(path, "is %s, not %s", brief(raw), want(t))
+		w.add(path, "is %s, not %s", brief(raw, t), want(t))
 		return nil, nil
 	}
 	return raw, nil
@@ -256,7 +256,7 @@ func (w *walker) open(path string, delim json.Delim, t reflect.Type) (bool, erro
 		return false, err
 	}
 	if string(raw) != "null" || path == "" {
-		w.add(path, "is %s, not %s", brief(raw), want(t))
+		w.add(path, "is %s, not %s", brief(raw, t), want(t))
 	}
 	return false, nil
 }
@@ -283,18 +283,31 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// brief shows a value in an error.
-func brief(raw []byte) string {
-	switch raw[0] {
-	case '{':
+// brief shows a value in an error about a field of type t. Only where a number belongs is it shown as it stands: other
+// fields, and what stands in place of a list or an object, may be secrets.
+func brief(raw []byte, t reflect.Type) string {
+	shown := numeric(t)
+	switch {
+	case raw[0] == '{':
 		return "an object"
-	case '[':
+	case raw[0] == '[':
 		return "a list"
-	}
-	if len(raw) > 60 {
+	case raw[0] == '"' && !shown:
+		return "a string"
+	case (raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9') && !shown:
+		return "a number"
+	case len(raw) > 60:
 		return string(raw[:60]) + "..."
 	}
 	return string(raw)
+}
+
+func numeric(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Int, reflect.Int64, reflect.Uint64, reflect.Float64:
+		return true
+	}
+	return false
 }
 
 // want says in words what a type takes.

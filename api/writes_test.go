@@ -548,6 +548,8 @@ func TestProblems(t *testing.T) {
 		{"POST", "/v1/images", `x`, ""},
 		{"POST", "/v1/images?node=beta", `x`, "application/x-tar"},
 		{"POST", "/v1/shutdown", `{"now":true}`, ""},
+		// Passwords in the wrong place or of the wrong kind are not repeated.
+		{"POST", "/v1/apps", `{"id":"/a","containers":[{"image":"x","auth":"hunter2"},{"image":"x","auth":{"username":1,"password":123456}},{"command":"hunter2"}]}`, ""},
 	}
 	var out strings.Builder
 	for _, c := range cases {
