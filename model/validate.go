@@ -110,6 +110,9 @@ func (c *Container) validate(errs *FieldErrors, at string) {
 	if c.Auth != nil && c.Auth.Username == "" {
 		errs.add(at+".auth.username", "is empty")
 	}
+	if c.Auth != nil && c.Image == "" {
+		errs.add(at+".auth", "only an image comes from a registry that asks for credentials")
+	}
 	if c.CPUs < 0 || c.CPUs > 0 && c.CPUs < 10 {
 		errs.add(at+".cpus", "%v is less than 0.01", c.CPUs)
 	}

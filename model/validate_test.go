@@ -74,6 +74,7 @@ var invalid = []struct {
 	{func(s *Spec) { s.Containers[0].Image = strings.Repeat("x", MaxText+1) }, "containers[0].image", "bytes, at most"},
 	{func(s *Spec) { s.Containers[0].Pull = "often" }, "containers[0].pull", "is not one of"},
 	{func(s *Spec) { s.Containers[0].Auth.Username = "" }, "containers[0].auth.username", "is empty"},
+	{func(s *Spec) { s.Containers[1].Auth = s.Containers[0].Auth }, "containers[1].auth", "only an image"},
 	{func(s *Spec) { s.Containers[0].CPUs = 9 }, "containers[0].cpus", "0.009 is less than 0.01"},
 	{func(s *Spec) { s.Containers[0].CPUs = -1 }, "containers[0].cpus", "less than"},
 	{func(s *Spec) { s.Containers[0].CPUs = MaxCPUs + 1 }, "containers[0].cpus", "more than"},
@@ -157,7 +158,7 @@ var invalid = []struct {
 	{func(s *Spec) { s.Update.MaxSurge = "-1" }, "update.maxSurge", "not an amount"},
 	{func(s *Spec) { *s.Update.MinHealthyTime = -1 }, "update.minHealthyTime", "less than 0s"},
 	{func(s *Spec) { s.Update.Deadline = 1 }, "update.deadline", "less than 1s"},
-	{func(s *Spec) { s.Update.MinHealthy, s.Update.MaxSurge = "", "0" }, "update", "no instance could ever be replaced"},
+	{func(s *Spec) { s.Update.MinHealthy, s.Update.MaxSurge = "100%", "0" }, "update", "no instance could ever be replaced"},
 	{func(s *Spec) { s.Update.MinHealthy, s.Update.MaxSurge = "3", "0%" }, "update", "no instance could ever be replaced"},
 	{func(s *Spec) { s.KillOrder = "random" }, "killOrder", "is not one of"},
 }
