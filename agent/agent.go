@@ -187,9 +187,9 @@ func (a *Agent) apply(d wire.Down) {
 
 // dropOthers drops every instance that is not in set.
 func (a *Agent) dropOthers(set []wire.Assignment) {
-	keep := make(map[model.InstanceID]bool, len(set))
+	keep, runs := make(map[model.InstanceID]bool, len(set)), make(map[model.InstanceID]bool, len(set))
 	for _, s := range set {
-		keep[s.ID] = true
+		keep[s.ID], runs[s.ID] = true, !s.Over
 	}
 	for id, p := range a.pumps {
 		if !keep[id] {
@@ -198,8 +198,12 @@ func (a *Agent) dropOthers(set []wire.Assignment) {
 	}
 	for id := range a.broken {
 		delete(a.broken, id)
-		if !keep[id] { // a pump without a wish clears up
-			p := a.startPump(record{Assignment: wire.Assignment{ID: id, Desired: model.Halt, Spec: &model.Spec{}}})
+		if runs[id] {
+			continue
+		}
+		// A pump without a wish clears up, and keeps the logs of what the server still knows.
+		p := a.startPump(record{Assignment: wire.Assignment{ID: id, Desired: model.Halt, Over: keep[id], Spec: &model.Spec{}}})
+		if !keep[id] {
 			p.drop()
 		}
 	}
@@ -213,7 +217,7 @@ func (a *Agent) assign(s wire.Assignment) {
 	if s.Over || s.Spec == nil {
 		return // nothing of it is left here
 	}
-	a.startPump(record{Assignment: s, Status: model.Status{Phase: model.PhaseAssigned, Since: a.cfg.Now()}})
+	a.startPump(record{Assignment: s, Status: model.Status{Attempt: s.Attempt, Phase: model.PhaseAssigned, Since: a.cfg.Now()}})
 }
 
 // driver returns what runs a container, or the sentence why nothing does.

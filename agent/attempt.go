@@ -27,7 +27,8 @@ func (p *pump) adopt(ctx context.Context) {
 	for _, s := range found { // a record that was lost is behind its tasks
 		attempt = max(attempt, s.Attempt)
 	}
-	if attempt > st.Attempt || phase == model.PhasePreparing && hasAttempt(found, attempt) {
+	early := phase == model.PhaseAssigned || phase == model.PhasePreparing
+	if attempt > st.Attempt || early && hasAttempt(found, attempt) {
 		phase = model.PhaseStarting
 	}
 	p.adopted = phase != model.PhaseAssigned

@@ -54,7 +54,20 @@ func (v *inventory) run(ctx context.Context, knows func(model.InstanceID) bool, 
 	close(v.ready)
 	for _, id := range orphans {
 		log.Info("remove a task that no record knows", "task", id)
-		for v.driver.Remove(ctx, id) != nil && sleep(ctx, 5*time.Second) {
+		v.remove(ctx, id, log)
+	}
+}
+
+// remove removes an orphan, however long that takes.
+func (v *inventory) remove(ctx context.Context, id runtime.TaskID, log *slog.Logger) {
+	for {
+		err := v.driver.Remove(ctx, id)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		log.Warn("a task that no record knows cannot be removed; trying again", "task", id, "error", err)
+		if !sleep(ctx, 5*time.Second) {
+			return
 		}
 	}
 }

@@ -188,12 +188,13 @@ func (p *pump) begin(message string) {
 	}
 }
 
-// backOff waits for the time of the next attempt.
+// backOff waits for the time of the next attempt, but never longer than a wait can be: the node's clock may have been set back
+// since an earlier agent noted the time.
 func (p *pump) backOff() {
 	p.mu.Lock()
-	next := p.rec.Next
+	next, policy := p.rec.Next, p.rec.Assignment.Spec.WithDefaults().Restart
 	p.mu.Unlock()
-	if sleep(p.live, next.Sub(p.a.cfg.Now())) {
+	if sleep(p.live, min(next.Sub(p.a.cfg.Now()), policy.Max.Std())) {
 		p.begin("")
 	}
 }
@@ -319,18 +320,12 @@ func (p *pump) sayProgress(message string) {
 	}
 }
 
+// report tells the server of the status, unless it knows that the instance has ended.
 func (p *pump) report() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fresh := p.rec.Status.Phase == model.PhaseAssigned && p.rec.Status.Message == "" // the server knows that
-	if !p.dropped && !fresh {
+	if !p.dropped && !fresh && !p.rec.Assignment.Over {
 		p.a.reports.add(p.id, cloneStatus(p.rec.Status))
-	}
-}
-
-// reportAgain tells a new session of the instance, unless its server knows that it has ended.
-func (p *pump) reportAgain() {
-	if a := p.assignment(); !a.Over {
-		p.report()
 	}
 }

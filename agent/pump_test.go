@@ -358,6 +358,91 @@ func TestLostRecord(t *testing.T) {
 	})
 }
 
+// An agent that lost a record goes on from the attempt that the server knows of: its reports of lower ones would count as
+// old news.
+func TestLostRecordGoesOnFromTheServersAttempt(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := program("a-1"), program("b-1")
+		a.Attempt, b.Attempt = 5, 5
+		w.proc.Start(t.Context(), runtime.Task{ID: "b-1.main", Attempt: 5})
+		w.up(a, b)
+		w.wait(time.Second)
+		w.wantPhase("a-1", 6, model.PhaseRunning)
+		w.wantPhase("b-1", 5, model.PhaseRunning)
+		if n := w.proc.started(); n != 2 {
+			t.Errorf("%d programs were run, want that of b-1 once and a-1", n)
+		}
+	})
+}
+
+// An instance that the server knows to be over is cleared away when its record was lost, and its logs stay.
+func TestLostRecordOfWhatIsOver(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := program("a-1")
+		w.up(a)
+		w.wait(time.Second)
+		w.end()
+		st := w.agent.store
+		if err := os.WriteFile(st.path("a-1", "instance.json"), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a.Desired, a.Over = model.Halt, true
+		w.up(a)
+		w.wait(time.Second)
+		if held := w.proc.held(); len(held) > 0 {
+			t.Errorf("tasks %v", held)
+		}
+		if _, err := os.Stat(st.path("a-1", "logs")); err != nil {
+			t.Error(err)
+		}
+		w.send(wire.Down{Drop: []model.InstanceID{"a-1"}})
+		w.wait(time.Second)
+		if _, err := os.Stat(st.path("a-1")); !os.IsNotExist(err) {
+			t.Errorf("its directory is left: %v", err)
+		}
+	})
+}
+
+// Times that an earlier agent noted mean nothing once the node's clock was set back: a wait is never longer than the spec
+// allows.
+func TestClockSetBack(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := program("a-1"), program("b-1")
+		w.proc.startErr["main"] = errors.New("boom")
+		w.up(a)
+		w.wantPhase("a-1", 1, model.PhaseBackoff)
+		w.proc.set(func() { delete(w.proc.startErr, "main"); w.proc.ignore[15] = true })
+		w.send(wire.Down{Set: []wire.Assignment{b}})
+		w.wait(10 * time.Millisecond)
+		b.Desired = model.Halt
+		w.send(wire.Down{Set: []wire.Assignment{b}})
+		w.wantPhase("b-1", 1, model.PhaseStopping)
+		w.end()
+		for _, id := range []model.InstanceID{"a-1", "b-1"} {
+			records, _, err := w.agent.store.load()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range records {
+				if r.Assignment.ID == id {
+					r.Next, r.Kill = r.Next.AddDate(1, 0, 0), r.Kill.AddDate(1, 0, 0)
+					if err := w.agent.store.save(&r, false); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		w.up(a, b)
+		w.wait(time.Hour)
+		if s := w.status("a-1"); s.Phase != model.PhaseRunning {
+			t.Errorf("the start that was to follow did not: %+v", s)
+		}
+		if s := w.status("b-1"); s.Phase != model.PhaseStopped {
+			t.Errorf("the program that ignores SIGTERM was not killed: %+v", s)
+		}
+	})
+}
+
 // TestCrashAtEveryStep ends the agent after each of its writes in turn, with no warning to the driver, and looks that the
 // next agent comes to the same end without running two attempts at once.
 func TestCrashAtEveryStep(t *testing.T) {

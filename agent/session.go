@@ -25,7 +25,7 @@ func (a *Agent) Session(ctx context.Context, link wire.Link) error {
 	}
 	a.apply(first)
 	for _, p := range a.all() {
-		p.reportAgain()
+		p.report()
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

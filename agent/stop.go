@@ -92,13 +92,14 @@ func running(tasks []model.TaskStatus) []string {
 // quench ends all programs that run, first with their signal and then with SIGKILL.
 func (p *pump) quench(ctx context.Context) {
 	p.mu.Lock()
-	kill := p.rec.Kill
+	kill, grace := p.rec.Kill, p.rec.Assignment.Spec.WithDefaults().Stop.Grace.Std()
 	p.mu.Unlock()
 	names := running(p.status().Tasks)
 	if len(names) == 0 {
 		return
 	}
-	soft, cancel := context.WithTimeout(ctx, max(0, kill.Sub(p.a.cfg.Now())))
+	// The clock may have been set back since an earlier agent noted the time.
+	soft, cancel := context.WithTimeout(ctx, min(max(0, kill.Sub(p.a.cfg.Now())), grace))
 	for _, name := range names {
 		p.signal(soft, name, 0)
 	}

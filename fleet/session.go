@@ -133,7 +133,7 @@ func (s *session) addLocked(view state.View, i *model.Instance) bool {
 	}
 	s.told[i.ID] = now
 	s.out.Set = append(s.out.Set, wire.Assignment{
-		ID: i.ID, App: i.App, Version: i.Version, Desired: i.Desired, Over: now.over, Ports: i.Ports, Spec: spec,
+		ID: i.ID, App: i.App, Version: i.Version, Desired: i.Desired, Over: now.over, Attempt: i.Status.Attempt, Ports: i.Ports, Spec: spec,
 	})
 	return true
 }

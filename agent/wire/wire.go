@@ -29,7 +29,8 @@ type Assignment struct {
 	App     model.AppID      `json:"app"`
 	Version uint64           `json:"version"`
 	Desired model.Desired    `json:"desired"`
-	Over    bool             `json:"over,omitempty"` // the server knows it has ended: only its logs are kept
+	Over    bool             `json:"over,omitempty"`    // the server knows it has ended: only its logs are kept
+	Attempt uint32           `json:"attempt,omitempty"` // the newest that the server knew of when it sent this; an agent that lost its records goes on from there
 	Ports   []uint16         `json:"ports,omitempty"`
 	Spec    *model.Spec      `json:"spec"` // with defaults filled in
 }
