@@ -94,6 +94,9 @@ func (d *daemon) open(ctx context.Context) error {
 		d.later(func() error { return os.RemoveAll(d.DataDir) })
 	}
 	d.later(lock.Close)
+	if err := letThrough(d.DataDir); err != nil {
+		return err
+	}
 	if err := d.openAuth(); err != nil {
 		return err
 	}
@@ -107,6 +110,18 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	d.later(d.store.Close)
 	return d.openAgent()
+}
+
+// letThrough lets the programs of other users get to their sandboxes below dir. What they may not see is closed itself.
+func letThrough(dir string) error {
+	info, err := os.Stat(dir)
+	if err == nil && os.Geteuid() == 0 && info.Mode().Perm()&0o011 != 0o011 {
+		err = os.Chmod(dir, info.Mode().Perm()|0o011)
+	}
+	if err != nil {
+		return fmt.Errorf("open the data directory to programs: %w", err)
+	}
+	return nil
 }
 
 func (d *daemon) openAuth() error {
