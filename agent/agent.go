@@ -34,6 +34,9 @@ type Config struct {
 	CacheSize model.Bytes      // of artifacts kept; default 5GiB
 	Starts    int              // instances that may start at once; default twice the cores
 	Flush     time.Duration    // least time between reports while there are many; default 20ms
+
+	// PortFree tells whether no program that the agent does not know of listens on a TCP port. Default: try it.
+	PortFree func(port uint16) bool
 }
 
 // Agent runs instances on one node. It implements wire.Node.
@@ -99,6 +102,9 @@ func (c *Config) fill() {
 	c.LogKeep = cmp.Or(c.LogKeep, 4)
 	c.Starts = cmp.Or(c.Starts, 2*goruntime.NumCPU())
 	c.Flush = cmp.Or(c.Flush, 20*time.Millisecond)
+	if c.PortFree == nil {
+		c.PortFree = portFree
+	}
 	c.Node.Addr = cmp.Or(c.Node.Addr, "127.0.0.1")
 }
 

@@ -300,7 +300,7 @@ func newWorld(t *testing.T) *world {
 // up starts the agent and a session with a full set of assignments. Without a set there is no session.
 func (w *world) up(full ...wire.Assignment) {
 	w.t.Helper()
-	a, err := New(Config{Dir: w.dir, Node: w.node, OCI: w.oci, Process: w.proc, Logger: slog.New(slog.DiscardHandler), Starts: 4})
+	a, err := New(Config{Dir: w.dir, Node: w.node, OCI: w.oci, Process: w.proc, Logger: slog.New(slog.DiscardHandler), Starts: 4, PortFree: anyPort})
 	if err != nil {
 		w.t.Fatal(err)
 	}

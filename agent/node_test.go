@@ -179,7 +179,7 @@ func TestNodeCalls(t *testing.T) {
 // TestFollowedLogEndsWithTheInstance runs in real time, as the kernel tells of written files.
 func TestFollowedLogEndsWithTheInstance(t *testing.T) {
 	w := newWorld(t)
-	a, err := New(Config{Dir: w.dir, Node: w.node, Process: w.proc, Logger: slog.New(slog.DiscardHandler)})
+	a, err := New(Config{Dir: w.dir, Node: w.node, Process: w.proc, PortFree: anyPort, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func (p *pump) portsTaken() taken {
 	ports := p.rec.Assignment.Ports
 	p.mu.Unlock()
 	for i, e := range spec.Endpoints {
-		if i >= len(ports) || e.Protocol == "udp" || portFree(ports[i]) {
+		if i >= len(ports) || e.Protocol == "udp" || p.a.cfg.PortFree(ports[i]) {
 			continue
 		}
 		return taken{

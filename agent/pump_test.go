@@ -271,7 +271,7 @@ func TestFailedSecondContainerEndsTheFirst(t *testing.T) {
 func TestNoDriverSaysWhy(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.node.OCI.Why = "it is not root"
-		a, err := New(Config{Dir: w.dir, Node: w.node, Process: w.proc})
+		a, err := New(Config{Dir: w.dir, Node: w.node, Process: w.proc, PortFree: anyPort})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -338,7 +338,7 @@ func TestPauseAndResume(t *testing.T) {
 	}
 	old := func() (n int) {
 		for _, i := range c.running("/web") {
-			if i.Version == 1 {
+			if i.Version == 1 && i.Desired == model.Run {
 				n++
 			}
 		}
