@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -445,5 +446,31 @@ func TestLeftoversAreSwept(t *testing.T) {
 	}
 	if s := n.lookup(t, task.ID); s.PID != first.PID {
 		t.Errorf("the task that ran became %+v", s)
+	}
+}
+
+// A shim that containerd was killed in the midst of starting, which no containerd knows of, does not stay.
+func TestShimWithoutTaskEnds(t *testing.T) {
+	bin := helpers(t)
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := exec.CommandContext(limited(t), filepath.Join(bin, "gantry-oci-shim"), "-namespace", namespace, "-id", "unused-1.main",
+		"-address", "/nowhere", "-unused", "200ms")
+	cmd.Dir, cmd.ExtraFiles = dir, []*os.File{f}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("it ended with %v\n%s", err, out)
+	}
+	if _, err := os.Lstat(socket); !os.IsNotExist(err) {
+		t.Errorf("its socket is left: %v", err)
 	}
 }

@@ -66,6 +66,9 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	if err := checkDisk(s.cfg.Dir); err != nil {
+		return nil, err
+	}
 	if s.lock, err = LockDir(s.cfg.Dir); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/state"
 	"github.com/gantry-os/gantry/state/conformance"
+	"golang.org/x/sys/unix"
 )
 
 // childDir, in the environment, makes the test binary a server that writes until it is killed.
@@ -418,3 +420,47 @@ func TestStartAfterMany(t *testing.T) {
 		closeStore(t, s)
 	}
 }
+
+// On a full disk etcd would end the process in the midst of starting; the store says what is wrong instead, and starts once
+// there is space.
+func TestFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: needs root, to mount a small disk")
+	}
+	disk := t.TempDir()
+	if err := unix.Mount("none", disk, "tmpfs", 0, "size=160m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	fill := filepath.Join(disk, "fill")
+	for _, dir := range []string{"new", "old"} {
+		s := open(t, Config{Dir: filepath.Join(disk, "old")})
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Create(fill)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(f, zeros{}); !errors.Is(err, unix.ENOSPC) {
+			t.Fatalf("filling the disk: %v", err)
+		}
+		f.Close()
+		_, err = Open(t.Context(), Config{Dir: filepath.Join(disk, dir)})
+		if !errors.Is(err, state.ErrNoSpace) || !strings.Contains(err.Error(), "make space") {
+			t.Errorf("%s: opened on a full disk with %v", dir, err)
+		}
+		if err := os.Remove(fill); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open(t, Config{Dir: filepath.Join(disk, "old")})
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }

@@ -3,14 +3,45 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/gantry-os/gantry/state"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sys/unix"
 )
 
 // spaceEvery bounds how often a full store is searched for space, since that halts it for a moment.
 const spaceEvery = time.Minute
+
+// Free disk space without which etcd cannot start. It takes its log's space in advance, in segments of 64 MiB, of which a new
+// store needs two; a store that has them still has to rewrite the end of one.
+const (
+	needNew = 144 << 20
+	needOld = 8 << 20
+)
+
+// checkDisk says in time, and in words for people, what etcd would end the whole process for.
+func checkDisk(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("create data directory: %w", err)
+	}
+	need := uint64(needOld)
+	if logs, err := filepath.Glob(filepath.Join(dir, "member", "wal", "*.wal")); err != nil || len(logs) == 0 {
+		need = needNew
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("look at the disk of %s: %w", dir, err)
+	}
+	if free := fs.Bavail * uint64(fs.Bsize); free < need {
+		return fmt.Errorf("%w: the disk of %s is full: %d MiB are free and %d needed; make space and start again",
+			state.ErrNoSpace, dir, free>>20, need>>20)
+	}
+	return nil
+}
 
 // makeSpace tries to make a full store take writes again, and reports whether it may. DB commits one at a time, so
 // nothing else runs it.

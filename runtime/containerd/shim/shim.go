@@ -8,7 +8,8 @@
 //     It also answers without running runc, so that containerd starts in milliseconds beside hundreds of containers.
 //   - It uses little: one processor's worth of the Go runtime, a small heap that is given back after each burst of work,
 //     no timers while idle, no connection to containerd of its own. Events, which nobody reads here, are dropped.
-//   - It ends by its last task being deleted, not by signals.
+//   - It ends by its last task being deleted, not by signals; or when no task ever comes, since containerd was killed
+//     between starting it and asking for one.
 package shim
 
 import (
@@ -64,6 +65,7 @@ func serve(args []string) error {
 	flags.String("id", "", "the first task")
 	flags.String("address", "", "containerd's socket")
 	flags.Bool("debug", false, "accepted for containerd's sake")
+	unused := flags.Duration("unused", 15*time.Second, "how long to wait for the first task")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -82,7 +84,9 @@ func serve(args []string) error {
 	if err != nil {
 		return fmt.Errorf("make task service: %w", err)
 	}
-	return listen(ctx, end, &keeper{TTRPCTaskService: tasks, init: map[string]uint32{}})
+	k := &keeper{TTRPCTaskService: tasks, init: map[string]uint32{}}
+	time.AfterFunc(*unused, func() { k.endUnused(*unused, end.Shutdown) })
+	return listen(ctx, end, k)
 }
 
 // listen serves the socket until the task service shuts down.
@@ -154,16 +158,33 @@ type keeper struct {
 
 	mu   sync.Mutex
 	init map[string]uint32 // process of each task
+	busy int               // tasks being created
 	idle *time.Timer       // gives memory back
+}
+
+// endUnused ends the shim if it has no task, and looks again later while one is being created.
+func (k *keeper) endUnused(after time.Duration, end func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case k.busy > 0:
+		time.AfterFunc(after, func() { k.endUnused(after, end) })
+	case len(k.init) == 0:
+		end()
+	}
 }
 
 // Create notes the new task's process.
 func (k *keeper) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	k.mu.Lock()
+	k.busy++
+	k.mu.Unlock()
 	resp, err := k.TTRPCTaskService.Create(ctx, r)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.busy--
 	if err == nil {
-		k.mu.Lock()
 		k.init[r.ID] = resp.Pid
-		k.mu.Unlock()
 	}
 	return resp, err
 }
