@@ -80,7 +80,7 @@ func TestExitCodes(t *testing.T) {
 		{"run " + bad, 4, []string{bad + ":3: containers[0].imagee: no such field"}},
 		{"run " + refused, 4, []string{refused + ":5: containers[0].image: is not liked"}},
 		{"run --name taken nginx", 0, nil},
-		{"run docker.io/library/web:1", 4, []string{"app /web already", "--name"}},
+		{"run registry.example/web:1", 4, []string{"app /web already", "--name"}},
 		{"--token wrong ps", 4, []string{"token", "GANTRY_TOKEN"}},
 		{"--addr 127.0.0.1:1 ps", 6, []string{"cannot reach", "gantry up"}},
 		{"--data-dir /nowhere ps", 6, []string{"no Gantry runs here", "gantry up"}},

@@ -78,7 +78,7 @@ func (o *runOptions) id(image string, program []string) (model.AppID, error) {
 	return appID(asName(path.Base(program[0])))
 }
 
-// imageName takes the name of an app from an image reference: ghcr.io/acme/web-ui:1.2 becomes web-ui.
+// imageName takes the name of an app from an image reference: registry.example/acme/web-ui:1.2 becomes web-ui.
 func imageName(ref string) string {
 	ref, _, _ = strings.Cut(ref, "@")
 	base, _, _ := strings.Cut(path.Base(ref), ":")

@@ -65,7 +65,7 @@ func TestRedisKeepsItsData(t *testing.T) {
 func TestRedisExample(t *testing.T) {
 	needRoot(t)
 	c := start(t)
-	tar := images.SaveTar(t, images.Debian(t, "redis-server"), "docker.io/library/redis:7")
+	tar := images.SaveTar(t, images.Debian(t, "redis-server"), "redis:7")
 	if out, errs, code := c.gantry("image", "load", tar); code != 0 {
 		t.Fatalf("image load: %d, %s%s", code, out, errs)
 	}

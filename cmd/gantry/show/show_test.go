@@ -105,7 +105,7 @@ func TestGolden(t *testing.T) {
 		"nodes":       func(p *Printer) { p.Nodes([]client.NodeDetail{n}) },
 		"node":        func(p *Printer) { p.Node(&n, instances()) },
 		"images": func(p *Printer) {
-			p.Images([]client.Image{{Name: "docker.io/library/nginx:1.27", Digest: "sha256:0123456789abcdef0123", Size: 71 * model.MiB, Created: before(time.Hour)}})
+			p.Images([]client.Image{{Name: "registry.example/nginx:1.27", Digest: "sha256:0123456789abcdef0123", Size: 71 * model.MiB, Created: before(time.Hour)}})
 		},
 		"usage":  func(p *Printer) { p.Usage(usage()) },
 		"status": func(p *Printer) { p.Status(&Status{detail, versions(), events()}) },
