@@ -214,6 +214,13 @@ func testExec(t *testing.T, h Harness) {
 	if err != nil || code != 9 || out.String() != "hello task exec\n/etc\n" || errs.String() != "oops\n" {
 		t.Errorf("Exec returned %d, %v; out %q, err %q", code, err, out.String(), errs.String())
 	}
+	out.Reset()
+	code, err = x.Exec(limited(t), task.ID, runtime.Exec{
+		Command: []string{"cat"}, Stdin: strings.NewReader("to the end"), Stdout: &out,
+	})
+	if err != nil || code != 0 || out.String() != "to the end" {
+		t.Errorf("a program that reads its input to the end: %d, %v; out %q", code, err, out.String())
+	}
 	code, err = x.Exec(limited(t), task.ID, runtime.Exec{Command: []string{"/bin/sh", "-c", "kill -9 $$"}})
 	if err != nil || code != 137 {
 		t.Errorf("a program that kills itself: %d, %v", code, err)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"path"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -30,11 +32,15 @@ func (d *Driver) Exec(ctx context.Context, id runtime.TaskID, e runtime.Exec) (i
 	if err != nil {
 		return 0, fmt.Errorf("run in %s: %w", id, err)
 	}
+	var inputEnds <-chan struct{}
+	if e.Stdin != nil && !e.TTY { // to end the input of a terminal would hang it up
+		e.Stdin, inputEnds = watchEnd(e.Stdin)
+	}
 	p, image, err := d.newProcess(nctx, cli, id, e)
 	if err != nil {
 		return 0, fmt.Errorf("run in %s: %w", id, err)
 	}
-	code, err := d.runProcess(nctx, p, e)
+	code, err := d.runProcess(nctx, p, e.Resize, inputEnds)
 	if err != nil {
 		return 0, fmt.Errorf("run in %s: %w", id, explainProgram(fmt.Sprintf("%q", e.Command[0]), image, err))
 	}
@@ -87,8 +93,16 @@ func execSpec(own *specs.Process, e runtime.Exec) *specs.Process {
 	return &p
 }
 
+// streams connects the program. The shim wants somewhere to write to, whether or not anyone reads it.
 func (d *Driver) streams(e runtime.Exec) cio.Creator {
-	opts := []cio.Opt{cio.WithStreams(e.Stdin, e.Stdout, e.Stderr), cio.WithFIFODir(filepath.Join(d.engine.run, "f"))}
+	stdout, stderr := e.Stdout, e.Stderr
+	if stdout == nil {
+		stdout = io.Discard
+	}
+	if stderr == nil {
+		stderr = io.Discard
+	}
+	opts := []cio.Opt{cio.WithStreams(e.Stdin, stdout, stderr), cio.WithFIFODir(filepath.Join(d.engine.run, "f"))}
 	if e.TTY {
 		opts = append(opts, cio.WithTerminal)
 	}
@@ -96,7 +110,7 @@ func (d *Driver) streams(e runtime.Exec) cio.Creator {
 }
 
 // runProcess starts the program and waits for its end, or ends it when ctx ends.
-func (d *Driver) runProcess(ctx context.Context, p client.Process, e runtime.Exec) (int, error) {
+func (d *Driver) runProcess(ctx context.Context, p client.Process, resize <-chan runtime.Size, inputEnds <-chan struct{}) (int, error) {
 	detached := context.WithoutCancel(ctx)
 	defer func() {
 		clean, cancel := context.WithTimeout(detached, cleanTimeout)
@@ -110,7 +124,6 @@ func (d *Driver) runProcess(ctx context.Context, p client.Process, e runtime.Exe
 	if err := p.Start(detached); err != nil { // not to be left half started
 		return 0, d.failure(detached, err)
 	}
-	resize := e.Resize
 	for {
 		select {
 		case size, ok := <-resize:
@@ -120,6 +133,9 @@ func (d *Driver) runProcess(ctx context.Context, p client.Process, e runtime.Exe
 			}
 			// It fails when the program has just ended; and a wrong size is no reason to end it.
 			_ = p.Resize(ctx, uint32(size.Columns), uint32(size.Rows))
+		case <-inputEnds:
+			inputEnds = nil
+			_ = p.CloseIO(detached, client.WithStdinCloser) // fails only when the program has just ended
 		case status := <-exited:
 			if err := status.Error(); err != nil {
 				return 0, d.failure(ctx, err)
@@ -132,18 +148,43 @@ func (d *Driver) runProcess(ctx context.Context, p client.Process, e runtime.Exe
 	}
 }
 
+// watchEnd returns r, and a channel that is closed once r has nothing more. The shim holds the program's input open by
+// itself, so the program would never see the end if the shim was not told.
+func watchEnd(r io.Reader) (io.Reader, <-chan struct{}) {
+	w := &watchedReader{r: r, ended: make(chan struct{})}
+	return w, w.ended
+}
+
+type watchedReader struct {
+	r     io.Reader
+	ended chan struct{}
+	once  sync.Once
+}
+
+// Read implements io.Reader.
+func (w *watchedReader) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	if err != nil {
+		if n > 0 { // the last bytes are passed on before the end is told
+			return n, nil
+		}
+		w.once.Do(func() { close(w.ended) })
+	}
+	return n, err
+}
+
 // drain waits until all output has been copied.
-func drain(io cio.IO) {
+func drain(streams cio.IO) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		io.Wait()
+		streams.Wait()
 	}()
 	select {
 	case <-done:
 	case <-time.After(drainTimeout):
-		io.Cancel()
-		_ = io.Close()
+		streams.Cancel()
+		_ = streams.Close()
 	}
 }
 
