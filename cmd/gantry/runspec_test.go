@@ -38,7 +38,7 @@ func TestRunFlags(t *testing.T) {
 	t.Setenv("FROM_HERE", "yes")
 	for line, want := range map[string]string{
 		"nginx":                                    `{"id":"/nginx","containers":[{"image":"nginx"}]}`,
-		"registry.example/Acme/Web_UI:1.2@sha256:ab":        `{"id":"/web-ui","containers":[{"image":"ghcr.io/Acme/Web_UI:1.2@sha256:ab"}]}`,
+		"registry.example/Acme/Web_UI:1.2@sha256:ab":        `{"id":"/web-ui","containers":[{"image":"registry.example/Acme/Web_UI:1.2@sha256:ab"}]}`,
 		"localhost:5000/a/b":                       `{"id":"/b","containers":[{"image":"localhost:5000/a/b"}]}`,
 		"-- sleep 5":                               `{"id":"/sleep","containers":[{"command":["sleep","5"]}]}`,
 		"nginx -- nginx -g x":                      `{"id":"/nginx","containers":[{"image":"nginx","command":["nginx","-g","x"]}]}`,
