@@ -244,13 +244,16 @@ func appWords(a *client.AppSummary, c *census) (state, why string) {
 	if d != nil && (d.State == model.DeployFailed || d.State == model.DeployRolledBack) {
 		why = d.Message
 	}
+	if why != "" && d.State == model.DeployFailed && c.worst() != "" {
+		why = "the deployment failed" // for what still holds
+	}
 	switch {
 	case a.Instances == 0 && c.wanted == 0:
 		return appSuspended, sentence(why, "no instances are asked for")
 	case c.running == 0 && c.waiting > 0:
 		return appWaiting, sentence(c.worst(), why)
 	case c.healthy < a.Instances || d != nil && d.State == model.DeployFailed:
-		return appDegraded, sentence(why, c.short(a.Instances))
+		return appDegraded, sentence(c.short(a.Instances), why)
 	}
 	return appRunning, sentence(why, c.worst())
 }

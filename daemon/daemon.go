@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -137,6 +138,14 @@ func (d *daemon) openAuth() error {
 	return nil
 }
 
+// listenError says plainly that an address is taken.
+func listenError(addr string, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("another program listens on %s: stop it, or choose another address", addr)
+	}
+	return err
+}
+
 // errAsked is why the parts end when a user asked for it.
 var errAsked = errors.New("a user asked the server to end")
 
@@ -148,7 +157,7 @@ func (d *daemon) serve(ctx context.Context, ready func(Running) error) error {
 	}
 	listener, err := net.Listen("tcp", d.HTTPAddr)
 	if err != nil {
-		return fmt.Errorf("--http-addr: %w", err)
+		return fmt.Errorf("--http-addr: %w", listenError(d.HTTPAddr, err))
 	}
 	asked, end := context.WithCancelCause(ctx)
 	defer end(nil)

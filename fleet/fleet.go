@@ -209,7 +209,7 @@ func statusEvent(old, now *model.Instance) (model.Event, bool) {
 	switch {
 	case was.Phase != is.Phase || was.Attempt != is.Attempt:
 		e.Type = "instance." + string(is.Phase)
-		e.Message = fmt.Sprintf("%s is %s", now.ID, is.Phase)
+		e.Message = string(now.ID) + " " + phaseWords(is.Phase)
 	case was.Healthy != is.Healthy && is.Healthy != model.HealthUnknown:
 		e.Type = "instance." + string(is.Healthy)
 		e.Message = fmt.Sprintf("%s is %s", now.ID, is.Healthy)
@@ -225,6 +225,18 @@ func statusEvent(old, now *model.Instance) (model.Event, bool) {
 		e.Message += ": " + is.Message
 	}
 	return e, true
+}
+
+// phaseWords says what an instance does in a phase. The message of a stopped one tells how it ended, and those that wait
+// to start again tell why.
+func phaseWords(p model.Phase) string {
+	switch p {
+	case model.PhaseBackoff:
+		return "waits to start again"
+	case model.PhaseStopped:
+		return "is over"
+	}
+	return "is " + string(p)
 }
 
 // spread passes changes on to the sessions they concern.

@@ -86,6 +86,28 @@ func FindLocal(dataDir string) (Local, error) {
 	return Local{}, fmt.Errorf("%w: set GANTRY_ADDR or --data-dir to one of%s", ErrSeveralLocal, list.String())
 }
 
+// LocalTokenFile returns the file with the token of a server of this machine by its address, or nothing when no such
+// server is announced, it needs no token, or its token is not for this user to read.
+func LocalTokenFile(addr string) string {
+	all, err := liveServers()
+	if err != nil {
+		return ""
+	}
+	if !strings.Contains(addr, "://") {
+		addr = "http://" + addr
+	}
+	i := slices.IndexFunc(all, func(l Local) bool { return l.Addr == strings.TrimSuffix(addr, "/") })
+	if i < 0 {
+		return ""
+	}
+	f, err := os.Open(all[i].TokenFile)
+	if err != nil {
+		return ""
+	}
+	f.Close()
+	return all[i].TokenFile
+}
+
 // noneIn is ErrNoLocal for one data directory.
 type noneIn string
 

@@ -87,6 +87,25 @@ func TestFindLocalAmongSeveral(t *testing.T) {
 	}
 }
 
+// Whoever names the address of a server of this machine needs not name its token too. No other address gets it.
+func TestLocalTokenFile(t *testing.T) {
+	registry(t)
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("t"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	announce(t, Local{Addr: "http://127.0.0.1:7070", TokenFile: token, DataDir: t.TempDir()})
+	announce(t, Local{Addr: "http://127.0.0.1:7071", TokenFile: token + ".gone", DataDir: t.TempDir(), PID: sleeper(t).Process.Pid})
+	for addr, want := range map[string]string{
+		"http://127.0.0.1:7070": token, "http://127.0.0.1:7070/": token, "127.0.0.1:7070": token,
+		"http://127.0.0.1:7071": "", "http://127.0.0.1:70": "", "https://127.0.0.1:7070": "", "": "",
+	} {
+		if got := LocalTokenFile(addr); got != want {
+			t.Errorf("%q: got %q, want %q", addr, got, want)
+		}
+	}
+}
+
 // A server that was killed leaves its file behind. It must not be found, not even when its pid is used again.
 func TestFindLocalForgetsTheDead(t *testing.T) {
 	dir := registry(t)

@@ -121,6 +121,12 @@ func (c *cli) connect() (*client.Client, error) {
 			file = local.TokenFile
 		}
 	}
+	if err := checkAddr(addr); err != nil {
+		return nil, usageError{err}
+	}
+	if token == "" && file == "" {
+		file = client.LocalTokenFile(addr)
+	}
 	if token == "" && file != "" {
 		b, err := os.ReadFile(file)
 		if err != nil {
@@ -129,6 +135,14 @@ func (c *cli) connect() (*client.Client, error) {
 		token = strings.TrimSpace(string(b))
 	}
 	return client.New(addr, token, c.options...), nil
+}
+
+// checkAddr refuses an address that no request can be sent to.
+func checkAddr(addr string) error {
+	if scheme, _, ok := strings.Cut(addr, "://"); ok && scheme != "http" && scheme != "https" {
+		return fmt.Errorf("the address %s begins neither with http:// nor with https://", addr)
+	}
+	return nil
 }
 
 // appID reads an app's id as people type it.

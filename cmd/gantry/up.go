@@ -134,7 +134,8 @@ func (c *cli) sayReady(out io.Writer, r daemon.Running) {
 	if r.TokenFile != "" {
 		token = "token in " + r.TokenFile
 	}
-	fmt.Fprintf(out, "Gantry is ready at %s (%s). Next: gantry run -- COMMAND, gantry run IMAGE, gantry ps, gantry --help\n", r.Addr, token)
+	fmt.Fprintf(out, "Gantry is ready at %s (%s).\n", r.Addr, token)
+	fmt.Fprintln(out, "Next: gantry run -- COMMAND, gantry run IMAGE, gantry ps, gantry --help")
 	if !r.Node.Isolated.OK {
 		fmt.Fprintf(out, "Programs run without isolation here: %s\n", r.Node.Isolated.Why)
 	}
@@ -163,6 +164,10 @@ func (c *cli) detach(ctx context.Context, o daemon.Options) error {
 		return err
 	}
 	defer r.Close()
+	before, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
 	child := exec.Command(exe, withoutDetach(os.Args[1:])...)
 	child.Stdout, child.Stderr, child.ExtraFiles = log, log, []*os.File{w}
 	child.Env = append(os.Environ(), readyEnv+"=3")
@@ -177,7 +182,7 @@ func (c *cli) detach(ctx context.Context, o daemon.Options) error {
 	said, err := io.ReadAll(r)
 	if err == nil && len(said) == 0 {
 		_ = child.Wait() // why it ended is in its log
-		return fmt.Errorf("the server ended while starting; its log %s says:\n%s", log.Name(), tail(log.Name()))
+		return fmt.Errorf("the server ended while starting (log: %s):\n%s", log.Name(), tail(log.Name(), before))
 	}
 	_, werr := c.out.Write(said)
 	return errors.Join(err, werr)
@@ -206,23 +211,24 @@ func withoutDetach(args []string) []string {
 	return out
 }
 
-// tail returns the last lines of a file.
-func tail(name string) string {
+// tail returns the last lines of a file, of those behind from.
+func tail(name string, from int64) string {
 	f, err := os.Open(name)
 	if err != nil {
 		return err.Error()
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err == nil && info.Size() > 2048 {
-		if _, err := f.Seek(-2048, io.SeekEnd); err != nil {
-			return err.Error()
-		}
+	if info, err := f.Stat(); err == nil {
+		from = max(from, info.Size()-2048)
+	}
+	if _, err := f.Seek(from, io.SeekStart); err != nil {
+		return err.Error()
 	}
 	b, err := io.ReadAll(f)
 	if err != nil {
 		return err.Error()
 	}
-	return strings.TrimSpace(string(b))
+	return strings.TrimSpace(strings.TrimPrefix(string(b), "gantry: "))
 }
 
 // durationFlag, bytesFlag and cpuFlag read the model's quantities.

@@ -118,15 +118,20 @@ func worst(list []*model.Instance) *model.Instance {
 	return w
 }
 
-// crashes says how an instance keeps ending.
+// crashes says how an instance keeps ending, or that it does not even start.
 func crashes(i *model.Instance) string {
+	end := lastEnd(i)
+	if end == "" {
+		return string(i.ID) + " does not start" + colon(i.Status.Message)
+	}
 	restarts := count(int(i.Status.Attempt)-1, "restart")
 	if i.Status.Attempt > 2 {
-		return fmt.Sprintf("%s %s again and again (%s)", i.ID, lastEnd(i), restarts)
+		return fmt.Sprintf("%s %s again and again (%s)", i.ID, end, restarts)
 	}
-	return fmt.Sprintf("%s %s (%s)", i.ID, lastEnd(i), restarts)
+	return fmt.Sprintf("%s %s (%s)", i.ID, end, restarts)
 }
 
+// lastEnd says how a program of the instance ended, nothing when none did or how is not known.
 func lastEnd(i *model.Instance) string {
 	for _, t := range i.Status.Tasks {
 		switch {
@@ -141,10 +146,7 @@ func lastEnd(i *model.Instance) string {
 			return fmt.Sprintf("exits with code %d", t.Exit.Code)
 		}
 	}
-	if i.Status.Phase == model.PhaseBackoff && i.Status.Message != "" {
-		return "does not start: " + i.Status.Message
-	}
-	return "ends"
+	return ""
 }
 
 func more(n int) string {

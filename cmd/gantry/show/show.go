@@ -33,7 +33,7 @@ func (p *Printer) Apps(apps []client.AppSummary, instances []client.Instance) {
 func (p *Printer) Instances(list []client.Instance, withApp bool) {
 	t := table{
 		header: []string{"INSTANCE", "APP", "STATE", "VERSION", "NODE", "ADDRESS", "AGE", "RESTARTS", "WHY"},
-		states: columns(2), right: columns(3, 7), rigid: columns(0, 2),
+		states: columns(2), right: columns(3, 7), rigid: columns(0, 2), spare: columns(4),
 	}
 	for _, i := range list {
 		app := ""

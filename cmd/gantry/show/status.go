@@ -30,7 +30,11 @@ func (p *Printer) Status(s *Status) {
 	})
 	if a.Deployment != nil {
 		p.section("Deployment")
-		p.Deployments([]model.Deployment{*a.Deployment}, false)
+		d := *a.Deployment
+		if d.Message == a.Why {
+			d.Message = "" // said above
+		}
+		p.Deployments([]model.Deployment{d}, false)
 	}
 	p.section("Instances")
 	p.Instances(a.List, false)
@@ -40,8 +44,12 @@ func (p *Printer) Status(s *Status) {
 	}
 	if len(s.Events) > 0 {
 		p.section("Events")
-		for i := range s.Events {
-			p.Event(&s.Events[i])
+		for _, e := range s.Events {
+			e.App = "" // all are of this one
+			if e.Instance != "" {
+				e.Node = ""
+			}
+			p.Event(&e)
 		}
 	}
 }

@@ -34,6 +34,7 @@ type table struct {
 	states map[int]bool
 	right  map[int]bool // columns that are aligned to the right
 	rigid  map[int]bool // columns that are never cut, such as ids to copy
+	spare  map[int]bool // columns that are left out first when the terminal is narrow
 }
 
 func (t *table) add(cells ...string) {
@@ -78,7 +79,8 @@ func (t *table) widths() []int {
 	return widths
 }
 
-// fit narrows the widest column again and again until the row fits into total; 0 means there is no limit.
+// fit leaves out spare columns, and then narrows the widest again and again, until the row fits into total; 0 means there
+// is no limit.
 func (t *table) fit(widths []int, total int) {
 	if total == 0 {
 		return
@@ -87,6 +89,12 @@ func (t *table) fit(widths []int, total int) {
 	for _, w := range widths {
 		if w > 0 {
 			sum += w + len(gap)
+		}
+	}
+	for i, w := range widths {
+		if sum > total && t.spare[i] && w > 0 {
+			widths[i] = 0
+			sum -= w + len(gap)
 		}
 	}
 	for sum > total {
