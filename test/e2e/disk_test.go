@@ -1,0 +1,93 @@
+package e2e
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/gantry-os/gantry/api/client"
+)
+
+// On a full disk nothing that runs stops, whatever waits for space says so, a server does not start without it and says so
+// too; once there is space all goes on by itself.
+func TestFullDisk(t *testing.T) {
+	needRoot(t)
+	disk := t.TempDir()
+	if err := syscall.Mount("none", disk, "tmpfs", 0, "size=256m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(disk, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	c := &cluster{t: t, dir: filepath.Join(disk, "data"), addr: freeAddr(t)}
+	t.Cleanup(c.cleanup)
+	c.up()
+	spec := counter("/web")
+	spec.Instances = ptr(1)
+	first := c.deploy(spec)[0]
+	alive := func(when string) {
+		t.Helper()
+		if err := syscall.Kill(first.Status.Tasks[0].PID, 0); err != nil {
+			t.Fatalf("the program ended %s: %v", when, err)
+		}
+	}
+
+	space := fill(t, disk)
+	if _, err := c.ScaleApp(testContext(t), "/web", 2); err != nil {
+		t.Fatalf("a write for which space was set aside: %v", err)
+	}
+	c.until("the new instance to say why it does not start", func() bool {
+		list, err := c.Instances(testContext(t), client.InstanceFilter{App: "/web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range list {
+			if strings.Contains(i.Why, "no space left on device") {
+				return true
+			}
+		}
+		return false
+	})
+	alive("when the disk was full")
+
+	c.kill()
+	out := c.launch()
+	defer out.Close()
+	if err := c.cmd.Wait(); err == nil || !strings.Contains(c.out.String(), "space") {
+		t.Errorf("started on a full disk it ended with %v and said %q", err, c.out)
+	}
+	alive("when gantry could not start")
+
+	if err := os.Remove(space); err != nil {
+		t.Fatal(err)
+	}
+	c.up()
+	c.until("both instances to run once there is space", func() bool { return len(c.running("/web")) == 2 })
+	alive("once there was space")
+}
+
+// fill takes all space of a disk by a file, which it returns.
+func fill(t *testing.T, disk string) string {
+	t.Helper()
+	name := filepath.Join(disk, "fill")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, size := range []int{1 << 20, 4096} {
+		block := make([]byte, size)
+		for err = nil; err == nil; {
+			_, err = f.Write(block)
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+	}
+	return name
+}
