@@ -21,6 +21,9 @@ import (
 // maxBatch bounds how many messages of agents go into one transaction.
 const maxBatch = 256
 
+// retryPause is the time between tries to write down that nodes went away.
+const retryPause = time.Second
+
 // Config is what a Fleet needs beside the store.
 type Config struct {
 	Now    func() time.Time
@@ -90,6 +93,9 @@ func (f *Fleet) Run(ctx context.Context) error {
 	defer close(f.done)
 	_, watch := f.store.Watch()
 	defer watch.Close()
+	lost := map[model.NodeID]bool{} // nodes that went away, which is not written down yet
+	retry := time.NewTimer(retryPause)
+	defer retry.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -99,8 +105,16 @@ func (f *Fleet) Run(ctx context.Context) error {
 				return err
 			}
 		case s := <-f.gone:
-			if err := f.leave(ctx, s); err != nil {
+			if f.leave(s) {
+				lost[s.id] = true
+				retry.Reset(0)
+			}
+		case <-retry.C:
+			if err := f.markLost(ctx, lost); errors.Is(err, state.ErrDeposed) {
 				return err
+			} else if err != nil && ctx.Err() == nil {
+				f.cfg.Logger.Warn("that nodes went away cannot be written down; trying again", "nodes", len(lost), "error", err)
+				retry.Reset(retryPause)
 			}
 		case <-watch.Ready():
 			view, changes := watch.Take()
@@ -160,23 +174,39 @@ func (f *Fleet) join(s *session, id model.NodeID) {
 	s.reset(f.store.View())
 }
 
-// leave forgets a session that has ended and marks its node.
-func (f *Fleet) leave(ctx context.Context, s *session) error {
+// leave forgets a session that has ended, and reports whether its node has no other.
+func (f *Fleet) leave(s *session) bool {
 	f.mu.Lock()
-	known := f.nodes[s.id] == s
-	if known {
-		delete(f.nodes, s.id)
+	defer f.mu.Unlock()
+	if f.nodes[s.id] != s {
+		return false
 	}
-	f.mu.Unlock()
-	if !known {
+	delete(f.nodes, s.id)
+	return true
+}
+
+// markLost writes down which nodes went away, and empties lost. Those that came back meanwhile are none of them.
+func (f *Fleet) markLost(ctx context.Context, lost map[model.NodeID]bool) error {
+	for id := range lost {
+		if _, ok := f.Node(id); ok {
+			delete(lost, id)
+		}
+	}
+	if len(lost) == 0 {
 		return nil
 	}
-	return f.store.Update(ctx, func(tx *state.Tx) error {
-		if n := tx.Node(s.id); n != nil {
-			f.putNode(tx, *n, model.NodeUnreachable)
+	err := f.store.Update(ctx, func(tx *state.Tx) error {
+		for id := range lost {
+			if n := tx.Node(id); n != nil {
+				f.putNode(tx, *n, model.NodeUnreachable)
+			}
 		}
 		return nil
 	})
+	if err == nil {
+		clear(lost)
+	}
+	return err
 }
 
 func (f *Fleet) putNode(tx *state.Tx, n model.Node, s model.NodeState) {

@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,4 +157,56 @@ func TestSessionEnds(t *testing.T) {
 	if got := r.store.View().Node("a").State; got != model.NodeReady {
 		t.Errorf("node is %s after it connected again, want ready", got)
 	}
+}
+
+// sick is a store that takes no writes for a while.
+type sick struct {
+	state.Store
+	failing atomic.Bool
+	refused chan struct{}
+}
+
+func (s *sick) Update(ctx context.Context, fn func(*state.Tx) error) error {
+	if s.failing.Load() {
+		select {
+		case s.refused <- struct{}{}:
+		default:
+		}
+		return state.ErrUnavailable
+	}
+	return s.Store.Update(ctx, fn)
+}
+
+// A store that fails for a while ends no server: the sessions end, and what became of the nodes is written down later.
+func TestStoreFailsForAWhile(t *testing.T) {
+	store := &sick{Store: memory.Open(time.Now), refused: make(chan struct{}, 1)}
+	f := fleet.New(store, fleet.Config{Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.Run(ctx) }()
+	session, leave := context.WithCancel(ctx)
+	link := f.Dial(session, nil)
+	if err := link.Send(ctx, wire.Up{Hello: &model.Node{ID: "n1"}}); err != nil {
+		t.Fatal(err)
+	}
+	store.failing.Store(true)
+	leave()
+	select {
+	case <-store.refused:
+	case err := <-ended:
+		t.Fatalf("the fleet ended: %v", err)
+	}
+	_, watch := store.Watch()
+	defer watch.Close()
+	store.failing.Store(false)
+	for n := store.View().Node("n1"); n.State != model.NodeUnreachable; n = store.View().Node("n1") {
+		select {
+		case <-watch.Ready():
+			watch.Take()
+		case err := <-ended:
+			t.Fatalf("the fleet ended: %v", err)
+		}
+	}
+	cancel()
+	<-ended
 }
