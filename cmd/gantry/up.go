@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -74,6 +75,9 @@ func (c *cli) up(ctx context.Context, o daemon.Options, f upFlags) error {
 		}
 		o.DataDir = dir
 	}
+	// Whoever read what the server prints may go away, as in gantry up | head -1: that must not end it. The signal is caught
+	// and not ignored, which programs would inherit.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	out, done := c.readyOutput()
 	return daemon.Run(ctx, o, func(r daemon.Running) error {
 		c.sayReady(out, r)

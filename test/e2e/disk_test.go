@@ -91,3 +91,19 @@ func fill(t *testing.T, disk string) string {
 	}
 	return name
 }
+
+// Whoever reads what a server prints may go away; it goes on.
+func TestOutputClosed(t *testing.T) {
+	c := &cluster{t: t, dir: filepath.Join(t.TempDir(), "data"), addr: freeAddr(t)}
+	t.Cleanup(c.cleanup)
+	out := c.launch()
+	out.Close()
+	c.Client = client.New("http://"+c.addr, "")
+	c.until("the server to answer", func() bool { return c.Healthy(testContext(t)) == nil })
+	token, err := os.ReadFile(filepath.Join(c.dir, "admin.token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Client = client.New("http://"+c.addr, strings.TrimSpace(string(token)))
+	c.deploy(shell("/web", "exec sleep 1000")) // by then it has printed all it had to
+}
