@@ -314,6 +314,30 @@ func TestLeftovers(t *testing.T) {
 	})
 }
 
+// An agent that was killed in the middle of a removal, with the task's directory put aside but its shim and cgroup still
+// there, leaves them to the next one.
+func TestRemovalCutShort(t *testing.T) {
+	both(t, func(t *testing.T, isolate bool) {
+		state := t.TempDir()
+		first := open(t, state, isolate)
+		task := shell(t, "sleep 1000")
+		s := start(t, first, task)
+		if err := os.Rename(filepath.Join(state, string(task.ID)), filepath.Join(state, ".gone-"+string(task.ID))); err != nil {
+			t.Fatal(err)
+		}
+		open(t, state, isolate)
+		eventually(t, "the program is gone", func() bool { return unix.Kill(s.PID, 0) != nil })
+		if entries, err := os.ReadDir(state); err != nil || len(entries) > 0 {
+			t.Errorf("the state directory holds %v, %v", entries, err)
+		}
+		for _, pattern := range []string{"/sys/fs/cgroup/gantry/*/", "/sys/fs/cgroup/*/gantry/*/"} {
+			if left, err := filepath.Glob(pattern + string(task.ID)); err != nil || len(left) > 0 {
+				t.Errorf("cgroups are left: %v, %v", left, err)
+			}
+		}
+	})
+}
+
 // The shim itself refuses a directory that another holds, that is gone, or that was used before.
 func TestShimTakesADirectoryOnce(t *testing.T) {
 	state := t.TempDir()

@@ -202,8 +202,8 @@ func (d *Driver) adoptAll() error {
 		return err
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), gone) {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(d.cfg.StateDir, e.Name())))
+		if id, ok := strings.CutPrefix(e.Name(), gone); ok {
+			err = errors.Join(err, d.bury(context.Background(), runtime.TaskID(id)))
 			continue
 		}
 		id := runtime.TaskID(e.Name())

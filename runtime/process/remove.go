@@ -84,24 +84,33 @@ func (t *task) end(ctx context.Context) error {
 
 // clear frees all that a task holds which does not run, or has only begun to. Logs and sandbox stay.
 func (d *Driver) clear(ctx context.Context, id runtime.TaskID) error {
-	dir := d.dir(id)
-	aside := filepath.Join(d.cfg.StateDir, fmt.Sprintf("%s%s", gone, id))
-	if err := os.RemoveAll(aside); err != nil {
-		return fmt.Errorf("clear away: %w", err)
-	}
-	err := os.Rename(dir, aside)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("clear away: %w", err)
-	}
-	if err == nil {
-		// A shim that an earlier agent had forked may have locked the directory at the last moment. One that comes later
-		// sees that it is gone.
-		if shim, err := holder(filepath.Join(aside, "lock")); err != nil {
+	if _, err := os.Lstat(d.aside(id)); err == nil {
+		if err := d.bury(ctx, id); err != nil {
 			return err
-		} else if shim != nil {
-			if err := discard(shim); err != nil {
-				return err
-			}
+		}
+	}
+	if err := os.Rename(d.dir(id), d.aside(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("clear away: %w", err)
+	}
+	return d.bury(ctx, id)
+}
+
+// aside returns where the directory of a task is put that is cleared away: what is there was not finished with.
+func (d *Driver) aside(id runtime.TaskID) string {
+	return filepath.Join(d.cfg.StateDir, gone+string(id))
+}
+
+// bury frees what a task holds whose directory has been put aside, by this process or one that was killed then.
+func (d *Driver) bury(ctx context.Context, id runtime.TaskID) error {
+	// A shim that an earlier agent had forked may have locked the directory at the last moment. One that comes later sees
+	// that it is gone.
+	shim, err := holder(filepath.Join(d.aside(id), "lock"))
+	if err != nil {
+		return err
+	}
+	if shim != nil {
+		if err := discard(shim); err != nil {
+			return err
 		}
 	}
 	if g := d.group(id); g != nil {
@@ -109,7 +118,7 @@ func (d *Driver) clear(ctx context.Context, id runtime.TaskID) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(aside); err != nil {
+	if err := os.RemoveAll(d.aside(id)); err != nil {
 		return fmt.Errorf("clear away: %w", err)
 	}
 	return nil
