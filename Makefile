@@ -8,7 +8,7 @@ GOFLAGS_ALL := -trimpath -ldflags "-s -w -X github.com/gantry-os/gantry/daemon.V
 RUNC_TAGS   := $(shell pkg-config --exists libseccomp 2>/dev/null && echo seccomp)
 GOTEST      := go test -count=1 -shuffle=on -timeout 20m
 
-.PHONY: help deps build up down test test-race check fmt lint generate bench fuzz clean
+.PHONY: help deps build up down test check fmt lint generate bench fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,13 +36,11 @@ up: build ## build, start Gantry in the background and run the welcome app
 down: ## stop Gantry and all it runs
 	@$(BIN)/gantry down
 
-test: build ## run every test
-	@$(GOTEST) ./...
-
-test-race: build ## run the tests of the rooms under the race detector
+test: build ## run every test: the rooms under the race detector, then the built binary end to end
 	@$(GOTEST) -race $$(go list ./... | grep -v /test/)
+	@$(GOTEST) ./test/...
 
-check: build fmt lint generate test-race ## format, vet, staticcheck, import floors, generated files, race
+check: build fmt lint generate test ## format, vet, staticcheck, import floors, generated files, race, everything
 
 fmt:
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "run gofmt -w on these"; exit 1; }
@@ -57,7 +55,8 @@ generate: ## fail when the OpenAPI document in the tree is not the one that the 
 	@go test -count=1 -run 'OpenAPI' ./api
 
 bench: build ## measure the figures of docs/benchmarks.md
-	@go test -count=1 -timeout 60m -run '^$$' -bench . ./test/e2e -benchtime 1x -v
+	@go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./test/e2e
+	@go test -count=1 -timeout 20m -run '^$$' -bench 'Start|Helpers' -v ./runtime/containerd ./runtime/process
 
 fuzz: ## fuzz every parser of outside input for a while each (FUZZTIME=30s)
 	@scripts/fuzz.sh $(or $(FUZZTIME),30s)
