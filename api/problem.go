@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/gantry-os/gantry/model"
@@ -85,7 +86,8 @@ func nodeError(err error) error {
 	case errors.Is(err, runtime.ErrNotFound):
 		return notFound("%v", err)
 	case errors.Is(err, runtime.ErrInvalid):
-		return problem(http.StatusUnprocessableEntity, "%v", err)
+		what := strings.Replace(err.Error(), runtime.ErrInvalid.Error()+": ", "", 1) // nothing was to be started
+		return problem(http.StatusUnprocessableEntity, "%s", what)
 	}
 	return unavailable("%v", err)
 }

@@ -41,7 +41,7 @@ func aboutApp(id model.AppID, err error) error {
 	}
 	var e *client.Error
 	if errors.As(err, &e) && e.Status == http.StatusNotFound && e.Detail == "" {
-		return &exitError{exitNotFound, fmt.Errorf("there is no app %s", id), refusedHint(e.Status)}
+		return &exitError{exitNotFound, fmt.Errorf("there is no app %s", id), hintNotFound}
 	}
 	return fmt.Errorf("%s: %w", id, err)
 }

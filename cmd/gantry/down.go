@@ -62,7 +62,11 @@ func (c *cli) down(ctx context.Context, how client.Shutdown, timeout time.Durati
 	if c.json {
 		return c.printJSON(info, "  ")
 	}
-	c.say("Gantry in %s is down; start it again with gantry up", info.DataDir)
+	again := "gantry up"
+	if info.DataDir != client.DefaultDataDir() {
+		again += " --data-dir " + info.DataDir
+	}
+	c.say("Gantry is down; start it again with %s", again)
 	return nil
 }
 

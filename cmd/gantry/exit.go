@@ -108,22 +108,26 @@ func hintFor(cmd *cobra.Command, err error) string {
 	case errors.As(err, &usage):
 		return fmt.Sprintf("see %s --help", cmd.CommandPath())
 	case errors.As(err, &refused):
-		return refusedHint(refused.Status)
+		return refusedHint(refused)
 	case errors.Is(err, client.ErrUnreachable):
 		return "start a cluster here with gantry up, or say where one is with --addr or GANTRY_ADDR"
 	}
 	return ""
 }
 
-func refusedHint(status int) string {
-	switch status {
-	case http.StatusUnauthorized:
+func refusedHint(e *client.Error) string {
+	switch {
+	case e.Status == http.StatusUnauthorized:
 		return "give the cluster's token with --token-file, --token or GANTRY_TOKEN"
-	case http.StatusNotFound:
-		return "gantry ps lists the apps, gantry ps -i their instances"
+	case e.Status == http.StatusNotFound && strings.HasPrefix(e.Error(), "no deployment"):
+		return "gantry deployments lists them"
+	case e.Status == http.StatusNotFound && !strings.HasPrefix(e.Error(), "app "): // there is the app, but not all of it
+		return hintNotFound
 	}
 	return ""
 }
+
+const hintNotFound = "gantry ps lists the apps, gantry ps -i their instances"
 
 // args checks the number of arguments; most < 0 sets no limit.
 func args(least, most int) cobra.PositionalArgs {
@@ -132,6 +136,8 @@ func args(least, most int) cobra.PositionalArgs {
 		switch {
 		case len(args) < least:
 			return usageError{fmt.Errorf("something is missing: write %s %s", cmd.CommandPath(), want)}
+		case most == 0 && len(args) > 0:
+			return usageError{fmt.Errorf("%q is too much: %s takes no arguments", args[0], cmd.CommandPath())}
 		case most >= 0 && len(args) > most:
 			return usageError{fmt.Errorf("%q is too much: write %s %s", args[most], cmd.CommandPath(), want)}
 		}

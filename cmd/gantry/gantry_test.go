@@ -312,9 +312,29 @@ func TestExec(t *testing.T) {
 	gantry(t, f, "", "exec", "/web", "--", "echo").want(t, 4, "", "no running instance", "gantry status /web")
 }
 
+// On the one line of a terminal there is no room to say twice how many are healthy.
+func TestAfterTally(t *testing.T) {
+	for in, want := range map[string]string{
+		"0 of 2 instances of version 1 are healthy; waits: a": "waits: a",
+		"all 2 instances of version 1 are healthy":            "all 2 instances of version 1 are healthy",
+		"no progress: 0 of 1 is healthy; waits: a":            "no progress: 0 of 1 is healthy; waits: a",
+	} {
+		if got := afterTally(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+// An empty name is a mistake to be told, such as a variable of a script that is not set.
+func TestRunEmptyName(t *testing.T) {
+	if _, _, err := splitDash([]string{""}, -1); exitCode(err) != exitUsage {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestDown(t *testing.T) {
 	f := newFake(t)
-	gantry(t, f, "", "down", "--keep-instances").want(t, 0, "Gantry in /data is down; start it again with gantry up\n")
+	gantry(t, f, "", "down", "--keep-instances").want(t, 0, "Gantry is down; start it again with gantry up --data-dir /data\n")
 	if f.shutdown == nil || !f.shutdown.KeepInstances {
 		t.Errorf("asked for %+v", f.shutdown)
 	}

@@ -99,9 +99,17 @@ func (s *spinner) show(d model.Deployment) {
 		text += fmt.Sprintf(" %d/%d", d.Done, d.Want)
 	}
 	s.mu.Lock()
-	s.text = text + "  " + sentence(d)
+	s.text = text + "  " + afterTally(sentence(d))
 	s.mu.Unlock()
 	s.draw()
+}
+
+// afterTally leaves out how many instances are healthy, which the numbers before it show: one line has no room for both.
+func afterTally(s string) string {
+	if tally, rest, ok := strings.Cut(s, " healthy; "); ok && !strings.ContainsAny(tally, ";:") {
+		return rest
+	}
+	return s
 }
 
 func (s *spinner) draw() {

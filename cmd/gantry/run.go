@@ -89,6 +89,8 @@ func splitDash(args []string, dash int) (target string, program []string, err er
 		return "", nil, usageError{fmt.Errorf("%q is too much: put -- before a command and its arguments", args[1])}
 	case len(args) == 0 && len(program) == 0:
 		return "", nil, usageError{errors.New("say what to run: a file, an image, or -- and a command")}
+	case len(args) == 1 && args[0] == "":
+		return "", nil, usageError{errors.New("the name of the file or image is empty")}
 	case len(args) == 1:
 		target = args[0]
 	}

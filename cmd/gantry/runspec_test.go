@@ -37,18 +37,18 @@ func specOf(t *testing.T, line string) (string, error) {
 func TestRunFlags(t *testing.T) {
 	t.Setenv("FROM_HERE", "yes")
 	for line, want := range map[string]string{
-		"nginx":                                    `{"id":"/nginx","containers":[{"image":"nginx"}]}`,
-		"registry.example/Acme/Web_UI:1.2@sha256:ab":        `{"id":"/web-ui","containers":[{"image":"registry.example/Acme/Web_UI:1.2@sha256:ab"}]}`,
-		"localhost:5000/a/b":                       `{"id":"/b","containers":[{"image":"localhost:5000/a/b"}]}`,
-		"-- sleep 5":                               `{"id":"/sleep","containers":[{"command":["sleep","5"]}]}`,
-		"nginx -- nginx -g x":                      `{"id":"/nginx","containers":[{"image":"nginx","command":["nginx","-g","x"]}]}`,
-		"--cpus 0.2 -- ./My.Server --port $PORT0":  `{"id":"/my-server","containers":[{"command":["./My.Server","--port","$PORT0"],"cpus":0.2}],"endpoints":[{"name":"http"}]}`,
-		"--port web -- srv ${PORT0}":               `{"id":"/srv","containers":[{"command":["srv","${PORT0}"]}],"endpoints":[{"name":"web"}]}`,
-		"--name shop/web -i 0 nginx":               `{"id":"/shop/web","instances":0,"containers":[{"image":"nginx"}]}`,
-		"--id /x --health-http /ok nginx":          `{"id":"/x","containers":[{"image":"nginx"}],"endpoints":[{"name":"http"}],"health":[{"http":{"endpoint":"http","path":"/ok"}}]}`,
-		"-p a:80 -p b --health-http / nginx":       `{"id":"/nginx","containers":[{"image":"nginx"}],"endpoints":[{"name":"a","port":80},{"name":"b"}],"health":[{"http":{"endpoint":"a","path":"/"}}]}`,
-		"-v /srv/a/../b:/data:ro -v /c:/d nginx":   `{"id":"/nginx","containers":[{"image":"nginx","mounts":[{"volume":"volume-0","path":"/data","readOnly":true},{"volume":"volume-1","path":"/d"}]}],"volumes":[{"name":"volume-0","hostPath":"/srv/b"},{"name":"volume-1","hostPath":"/c"}]}`,
-		"-e A=b=c -e FROM_HERE -e E= -l k=v nginx": `{"id":"/nginx","containers":[{"image":"nginx","env":{"A":"b=c","E":"","FROM_HERE":"yes"}}],"labels":{"k":"v"}}`,
+		"nginx": `{"id":"/nginx","containers":[{"image":"nginx"}]}`,
+		"registry.example/Acme/Web_UI:1.2@sha256:ab":                          `{"id":"/web-ui","containers":[{"image":"registry.example/Acme/Web_UI:1.2@sha256:ab"}]}`,
+		"localhost:5000/a/b":                                                  `{"id":"/b","containers":[{"image":"localhost:5000/a/b"}]}`,
+		"-- sleep 5":                                                          `{"id":"/sleep","containers":[{"command":["sleep","5"]}]}`,
+		"nginx -- nginx -g x":                                                 `{"id":"/nginx","containers":[{"image":"nginx","command":["nginx","-g","x"]}]}`,
+		"--cpus 0.2 -- ./My.Server --port $PORT0":                             `{"id":"/my-server","containers":[{"command":["./My.Server","--port","$PORT0"],"cpus":0.2}],"endpoints":[{"name":"http"}]}`,
+		"--port web -- srv ${PORT0}":                                          `{"id":"/srv","containers":[{"command":["srv","${PORT0}"]}],"endpoints":[{"name":"web"}]}`,
+		"--name shop/web -i 0 nginx":                                          `{"id":"/shop/web","instances":0,"containers":[{"image":"nginx"}]}`,
+		"--id /x --health-http /ok nginx":                                     `{"id":"/x","containers":[{"image":"nginx"}],"endpoints":[{"name":"http"}],"health":[{"http":{"endpoint":"http","path":"/ok"}}]}`,
+		"-p a:80 -p b --health-http / nginx":                                  `{"id":"/nginx","containers":[{"image":"nginx"}],"endpoints":[{"name":"a","port":80},{"name":"b"}],"health":[{"http":{"endpoint":"a","path":"/"}}]}`,
+		"-v /srv/a/../b:/data:ro -v /c:/d nginx":                              `{"id":"/nginx","containers":[{"image":"nginx","mounts":[{"volume":"volume-0","path":"/data","readOnly":true},{"volume":"volume-1","path":"/d"}]}],"volumes":[{"name":"volume-0","hostPath":"/srv/b"},{"name":"volume-1","hostPath":"/c"}]}`,
+		"-e A=b=c -e FROM_HERE -e E= -l k=v nginx":                            `{"id":"/nginx","containers":[{"image":"nginx","env":{"A":"b=c","E":"","FROM_HERE":"yes"}}],"labels":{"k":"v"}}`,
 		"-u www:www --dir /srv --pull never --memory 64MiB --disk 1GiB nginx": `{"id":"/nginx","containers":[{"image":"nginx","pull":"never","user":"www:www","dir":"/srv","memory":"64MiB","disk":"1GiB"}]}`,
 	} {
 		got, err := specOf(t, line)

@@ -35,7 +35,7 @@ func find(ctx context.Context, api *client.Client, arg string) (target, error) {
 	}
 	app, err := api.App(ctx, id)
 	if errors.As(err, &e) && e.Status == http.StatusNotFound {
-		return target{}, &exitError{exitNotFound, fmt.Errorf("there is no app or instance %s", arg), refusedHint(e.Status)}
+		return target{}, &exitError{exitNotFound, fmt.Errorf("there is no app or instance %s", arg), hintNotFound}
 	}
 	return target{app: id, instances: app.List}, err
 }

@@ -56,6 +56,15 @@ func (e Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// syntaxError moves the line number out of what the YAML parser says, such as "yaml: line 3: ...".
+func syntaxError(name string, err error) Error {
+	e := Error{File: name, Message: strings.TrimPrefix(err.Error(), "yaml: ")}
+	if _, scan := fmt.Sscanf(e.Message, "line %d:", &e.Line); scan == nil {
+		_, e.Message, _ = strings.Cut(e.Message, ": ")
+	}
+	return e
+}
+
 // Read returns the apps in r, checked. name stands for the file in errors; dir is what relative paths in it start from.
 func Read(r io.Reader, name, dir string) ([]Doc, error) {
 	b, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
@@ -74,7 +83,7 @@ func Read(r io.Reader, name, dir string) ([]Doc, error) {
 			break
 		}
 		if err != nil {
-			return nil, append(wrong, Error{File: name, Message: strings.TrimPrefix(err.Error(), "yaml: ")})
+			return nil, append(wrong, syntaxError(name, err))
 		}
 		if len(node.Content) == 0 || node.Content[0].ShortTag() == "!!null" {
 			continue

@@ -98,7 +98,7 @@ func TestWrong(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                "describes no app",
 		"# nothing\n---\n":                "describes no app",
-		"a: [":                            "line 1",
+		"a: [":                            "app.yaml:1: ",
 		"- id: /a":                        "app.yaml:1: is a list; write fields with values",
 		"id: /a\nid: /b":                  "app.yaml:2: id: is written twice",
 		"id: /a\ncontainer: []":           "app.yaml:2: container: no such field; known here: id, instances, containers",
