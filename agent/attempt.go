@@ -349,10 +349,12 @@ func (p *pump) runOn(ctx context.Context) {
 }
 
 func (p *pump) noteHealth(r health.Result) {
-	if s := p.status(); s.Healthy == r.Healthy && s.Ready == r.Ready {
+	if s := p.status(); s.Healthy == r.Healthy && s.Ready == r.Ready && s.Message == r.Waits {
 		return
 	}
-	p.update(func(rec *record) { rec.Status.Healthy, rec.Status.Ready = r.Healthy, r.Ready })
+	p.update(func(rec *record) {
+		rec.Status.Healthy, rec.Status.Ready, rec.Status.Message = r.Healthy, r.Ready, r.Waits
+	})
 }
 
 func (p *pump) noteExit(e taskExit) {

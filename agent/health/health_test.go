@@ -252,3 +252,24 @@ func portOf(t *testing.T, raw string) uint16 {
 	}
 	return uint16(n)
 }
+
+// An instance that runs but is not ready must say which check keeps it so, and how.
+func TestWaitsNameTheCheck(t *testing.T) {
+	checks := []Check{
+		{Check: model.Check{TCP: &model.TCPCheck{Endpoint: "http"}, Failures: 9}},
+		{Check: model.Check{Command: &model.CommandCheck{Command: []string{"ready"}}, Failures: 9}, Readiness: true},
+	}
+	tracks := []track{newTrack(&checks[0].Check, false), newTrack(&checks[1].Check, false)}
+	if r := sum(checks, tracks); r.Waits != "" || r.Ready {
+		t.Errorf("before any probe: %+v", r)
+	}
+	tracks[0].note(nil, 0)
+	tracks[1].note(errors.New("exit code 1"), 0)
+	if r := sum(checks, tracks); r.Waits != "readiness check command ready does not pass: exit code 1" || r.Ready {
+		t.Errorf("after a failed probe: %+v", r)
+	}
+	tracks[1].note(nil, 0)
+	if r := sum(checks, tracks); r.Waits != "" || !r.Ready {
+		t.Errorf("after all passed: %+v", r)
+	}
+}

@@ -15,6 +15,13 @@ import (
 	"github.com/gantry-os/gantry/model"
 )
 
+func (c *Check) kind() string {
+	if c.Readiness {
+		return "readiness check"
+	}
+	return "health check"
+}
+
 // Name describes the check in a few words, such as "http /healthz".
 func (c *Check) Name() string {
 	switch {

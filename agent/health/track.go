@@ -71,6 +71,7 @@ type Result struct {
 	Healthy model.Health
 	Ready   bool
 	Failed  string // a sentence once a liveness check has failed, else empty
+	Waits   string // a sentence on the first check that keeps it from being ready, once it was tried, else empty
 }
 
 // sum returns the result of all checks. Without any, the instance is ready and its health unknown.
@@ -79,6 +80,9 @@ func sum(checks []Check, tracks []track) Result {
 	live, passed := 0, 0
 	for i := range checks {
 		t := &tracks[i]
+		if !t.ok() && t.last != nil && r.Waits == "" {
+			r.Waits = fmt.Sprintf("%s %s does not pass: %s", checks[i].kind(), checks[i].Name(), reason(t.last, &checks[i].Check))
+		}
 		if checks[i].Readiness {
 			r.Ready = r.Ready && t.ok()
 			continue
