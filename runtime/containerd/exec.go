@@ -88,9 +88,22 @@ func execSpec(own *specs.Process, e runtime.Exec) *specs.Process {
 		p.Cwd = path.Join(own.Cwd, p.Cwd)
 	}
 	if e.TTY {
+		p.ConsoleSize = firstSize(e.Resize)
 		p.Env = environment(append([]string{"TERM=xterm"}, p.Env...), nil)
 	}
 	return &p
+}
+
+// firstSize returns the size that is known before the program starts, so that it never sees another, nil when none is.
+func firstSize(sizes <-chan runtime.Size) *specs.Box {
+	select {
+	case s, ok := <-sizes:
+		if ok {
+			return &specs.Box{Width: uint(s.Columns), Height: uint(s.Rows)}
+		}
+	default:
+	}
+	return nil
 }
 
 // streams connects the program. The shim wants somewhere to write to, whether or not anyone reads it.
