@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -203,6 +204,30 @@ func (c *cluster) cgroups() (own, below []string) {
 	return own, below
 }
 
+// removeCgroups clears up after a failed test: containers' processes are known by nothing but their cgroup.
+func (c *cluster) removeCgroups(dirs []string) {
+	for _, dir := range dirs {
+		text, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		for _, pid := range strings.Fields(string(text)) {
+			if n, err := strconv.Atoi(pid); err == nil && n > 0 {
+				_ = syscall.Kill(n, syscall.SIGKILL)
+			}
+		}
+	}
+	for _, dir := range dirs {
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			err := os.Remove(dir)
+			if err == nil || errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			if time.Now().After(end) {
+				c.t.Errorf("remove cgroup: %v", err)
+				break
+			}
+		}
+	}
+}
+
 // sockets returns the directory of the container engine's sockets.
 func (c *cluster) sockets() string {
 	return filepath.Join("/run/gantry", hash(filepath.Join(c.dir, "containerd"), 6))
@@ -217,10 +242,11 @@ func hash(path string, size int) string {
 // checkNothingLeft fails the test for every process, mount, cgroup and socket that still belongs to the data directory.
 func (c *cluster) checkNothingLeft() {
 	c.t.Helper()
-	groups, _ := c.cgroups()
+	groups, below := c.cgroups()
 	for _, dir := range groups {
 		c.t.Errorf("cgroup is left: %s", dir)
 	}
+	defer c.removeCgroups(append(below, groups...))
 	if left, err := filepath.Glob(c.sockets() + "/*"); err != nil || len(left) > 0 {
 		c.t.Errorf("sockets are left: %v, %v", left, err)
 	}
