@@ -273,13 +273,13 @@ func testExecTerminal(t *testing.T, h Harness) {
 	sizes <- runtime.Size{Columns: 100, Rows: 30}
 	var out bytes.Buffer
 	code, err := x.Exec(limited(t), task.ID, runtime.Exec{
-		Command: []string{"/bin/sh", "-c", "[ -t 0 ] && [ -t 1 ] && echo terminal; read x; echo got $x; exit 4"},
+		Command: []string{"/bin/sh", "-c", "[ -t 0 ] && [ -t 1 ] && echo terminal; stty size; read x; echo got $x; exit 4"},
 		TTY:     true,
 		Stdin:   strings.NewReader("word\n"),
 		Stdout:  &out,
 		Resize:  sizes,
 	})
-	if err != nil || code != 4 || !strings.Contains(out.String(), "terminal\r\n") || !strings.Contains(out.String(), "got word\r\n") {
+	if err != nil || code != 4 || !strings.Contains(out.String(), "terminal\r\n") || !strings.Contains(out.String(), "30 100\r\n") || !strings.Contains(out.String(), "got word\r\n") {
 		t.Errorf("Exec returned %d, %v; out %q", code, err, out.String())
 	}
 }
