@@ -4,6 +4,8 @@ SHELL       := /bin/bash
 BIN         := bin
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOFLAGS_ALL := -trimpath -ldflags "-s -w -X github.com/gantry-os/gantry/daemon.Version=$(VERSION) -X main.version=$(VERSION)"
+# Where `make up` keeps everything; the default of `gantry up`.
+DATA        ?= $(if $(filter 0,$(shell id -u)),/var/lib/gantry,$(HOME)/.local/share/gantry)
 # runc filters system calls only when it is built with libseccomp.
 RUNC_TAGS   := $(shell pkg-config --exists libseccomp 2>/dev/null && echo seccomp)
 GOTEST      := go test -count=1 -shuffle=on -timeout 20m
@@ -29,12 +31,12 @@ $(BIN)/runc: go.mod scripts/deps.sh
 	@go build -trimpath -ldflags "-s -w" -tags "$(RUNC_TAGS)" -o $@ github.com/opencontainers/runc
 
 up: build ## build, start Gantry in the background and run the welcome app
-	@$(BIN)/gantry up --detach
-	@$(BIN)/gantry run examples/welcome.yaml
-	@$(BIN)/gantry ps /welcome
+	@$(BIN)/gantry up --detach --data-dir $(DATA)
+	@$(BIN)/gantry run --data-dir $(DATA) examples/welcome.yaml
+	@$(BIN)/gantry ps --data-dir $(DATA)
 
 down: ## stop Gantry and all it runs
-	@$(BIN)/gantry down
+	@$(BIN)/gantry down --data-dir $(DATA)
 
 test: build ## run every test: the rooms under the race detector, then the built binary end to end
 	@$(GOTEST) -race $$(go list ./... | grep -v /test/)

@@ -98,7 +98,7 @@ func TestWords(t *testing.T) {
 		"deploying":        {model.DeployRunning, "waits for 1 instance to be healthy", 2, []instance{nil, slow}, "deploying: waits for 1 instance to be healthy"},
 		"no place at all":  {model.DeployRunning, "", 1, []instance{pending}, "waiting: 1 pending: 1 node lacks memory"},
 		"place for some":   {model.DeployRunning, "", 2, []instance{nil, pending}, "deploying: 1 pending: 1 node lacks memory"},
-		"paused":           {model.DeployPaused, "paused", 2, []instance{nil, nil}, "paused: the deployment is paused with 0 of 2 instances done"},
+		"paused":           {model.DeployPaused, "paused", 2, []instance{nil, nil}, "paused: the deployment is paused with 0 of 2 done"},
 		"crash loop":       {model.DeploySucceeded, "", 2, []instance{backoff, backoff}, "waiting: 2 waiting to start again: main was killed at its memory limit of 64 MiB; most it used was 64 MiB"},
 		"one unhealthy":    {model.DeploySucceeded, "", 3, []instance{nil, nil, unhealthy}, "degraded: 1 unhealthy: GET / answered 500"},
 		"some are missing": {model.DeploySucceeded, "", 3, []instance{nil}, "degraded: 1 of 3 instances are healthy"},

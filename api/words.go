@@ -235,7 +235,7 @@ func appWords(a *client.AppSummary, c *census) (state, why string) {
 	case a.Removing:
 		return appRemoving, fmt.Sprintf("%s yet to end", instances(c.wanted+c.ending))
 	case active && d.State == model.DeployPaused:
-		return appPaused, sentence(fmt.Sprintf("the deployment is paused with %d of %d instances done", d.Done, d.Want), c.worst())
+		return appPaused, sentence(pausedAt(d), c.worst())
 	case active && c.running == 0 && c.waiting > 0:
 		return appWaiting, c.after(d.Message)
 	case active:
@@ -255,7 +255,19 @@ func appWords(a *client.AppSummary, c *census) (state, why string) {
 	case c.healthy < a.Instances || d != nil && d.State == model.DeployFailed:
 		return appDegraded, sentence(c.short(a.Instances), why)
 	}
+	if a.Version != a.Target && why == "" {
+		why = fmt.Sprintf("version %d was given up and version %d is deployed; gantry deployments %s says why", a.Version, a.Target, a.ID)
+	}
 	return appRunning, sentence(why, c.worst())
+}
+
+// pausedAt says how far a paused deployment got.
+func pausedAt(d *model.Deployment) string {
+	text := fmt.Sprintf("the deployment is paused with %d of %d done", d.Done, d.Want)
+	if d.Old > 0 {
+		text += fmt.Sprintf(" and %d old to stop", d.Old)
+	}
+	return text
 }
 
 // after returns what a deployment says, and the troubles unless it names them already.

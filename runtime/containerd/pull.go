@@ -221,7 +221,7 @@ func (d *Driver) refusal(ctx context.Context, name string, err error) error {
 	}
 	var netErr *net.OpError
 	if errors.As(err, &netErr) { // the registry's connection, not the engine's
-		return fmt.Errorf("its registry cannot be reached: %w", err)
+		return unreachable(err)
 	}
 	return d.failure(ctx, err)
 }
@@ -267,3 +267,16 @@ func (r *countingReader) Seek(offset int64, whence int) (int64, error) {
 }
 
 func (r *countingReader) Close() error { return r.body.Close() }
+
+// unreachable says which registry did not answer and why, without the path of calls that found out.
+func unreachable(err error) error {
+	var lookup *net.DNSError
+	if errors.As(err, &lookup) {
+		return fmt.Errorf("registry %s cannot be reached: its name has no address", lookup.Name)
+	}
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Addr != nil {
+		return fmt.Errorf("registry %s cannot be reached: %w", dial.Addr, dial.Err)
+	}
+	return fmt.Errorf("its registry cannot be reached: %w", err)
+}
