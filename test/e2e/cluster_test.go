@@ -266,7 +266,7 @@ func (c *cluster) checkNothingLeft() {
 	}
 }
 
-// processes returns the processes whose command line or environment names the data directory.
+// processes returns the processes whose command line or environment names the data directory, or that of the sockets.
 func (c *cluster) processes() map[int]string {
 	found := map[int]string{}
 	entries, err := os.ReadDir("/proc")
@@ -283,7 +283,7 @@ func (c *cluster) processes() map[int]string {
 			continue // it ended meanwhile, or is a zombie
 		}
 		environ, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "environ")) // gone when it just ended
-		if bytes.Contains(cmdline, []byte(c.dir)) || bytes.Contains(environ, []byte(c.dir)) {
+		if bytes.Contains(cmdline, []byte(c.dir)) || bytes.Contains(environ, []byte(c.dir)) || bytes.Contains(cmdline, []byte(c.sockets())) {
 			found[pid] = string(bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '}))
 		}
 	}
