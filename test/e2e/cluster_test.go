@@ -242,6 +242,7 @@ func hash(path string, size int) string {
 // checkNothingLeft fails the test for every process, mount, cgroup and socket that still belongs to the data directory.
 func (c *cluster) checkNothingLeft() {
 	c.t.Helper()
+	c.awaitShims()
 	groups, below := c.cgroups()
 	for _, dir := range groups {
 		c.t.Errorf("cgroup is left: %s", dir)
@@ -263,6 +264,16 @@ func (c *cluster) checkNothingLeft() {
 			c.t.Errorf("mount is left: %s", line)
 			_ = syscall.Unmount(strings.Fields(line)[4], syscall.MNT_DETACH)
 		}
+	}
+}
+
+// shimsEnd bounds how long a shim may outlive the server that ended its last task: it waits that long for another one.
+const shimsEnd = 20 * time.Second
+
+// awaitShims returns when no process is left, or its time is up. A shim ends by itself, which nobody waits for.
+func (c *cluster) awaitShims() {
+	for deadline := time.Now().Add(shimsEnd); len(c.processes()) > 0 && time.Now().Before(deadline); {
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
