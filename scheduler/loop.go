@@ -3,7 +3,6 @@ package scheduler
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -16,9 +15,7 @@ import (
 )
 
 const (
-	chunk       = 5000 // instances in one transaction
-	retryLeast  = 100 * time.Millisecond
-	retryMost   = 5 * time.Second
+	chunk       = 5000             // instances in one transaction
 	repeatLeast = time.Second      // between sentences of a class that differ in numbers only,
 	repeatEach  = time.Millisecond // and so much more for each instance that waits
 )
@@ -65,37 +62,9 @@ func New(store state.Store, cfg Config) *Loop {
 // again.
 func (l *Loop) Run(ctx context.Context) error {
 	defer l.close()
-	wait := retryLeast
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		next, err := l.Step(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case errors.Is(err, state.ErrDeposed):
-			return err
-		case err != nil:
-			l.cfg.Logger.Warn("scheduler: trying again", "wait", wait, "err", err)
-			next, wait = l.cfg.Now().Add(wait), min(2*wait, retryMost)
-		default:
-			wait = retryLeast
-		}
-		timer.Stop()
-		if !next.IsZero() {
-			timer.Reset(max(0, next.Sub(l.cfg.Now())))
-		}
-		ready := l.watch.Ready()
-		if err != nil {
-			ready = nil // not before the wait is over
-		}
-		select {
-		case <-ready:
-		case <-timer.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
+	return state.Loop{
+		Name: "scheduler", Now: l.cfg.Now, Logger: l.cfg.Logger, Step: l.Step, Ready: func() <-chan struct{} { return l.watch.Ready() },
+	}.Run(ctx)
 }
 
 func (l *Loop) close() {

@@ -24,8 +24,6 @@ const (
 	// perInstance is the pause after planning, for each instance looked at beyond the first few thousand: an app of
 	// 100,000 instances that changes all the time is planned ten times a second.
 	perInstance = time.Microsecond
-	retryLeast  = 100 * time.Millisecond
-	retryMost   = 5 * time.Second
 )
 
 // Config is what a Loop needs beside its store. Zero fields take their defaults.
@@ -98,40 +96,14 @@ func New(store state.Store, cfg Config) *Loop {
 // again.
 func (l *Loop) Run(ctx context.Context) error {
 	defer l.close()
-	wait := retryLeast
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
+	step := func(ctx context.Context) (time.Time, error) {
 		next, err := l.Step(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case errors.Is(err, state.ErrDeposed):
-			return err
-		case err != nil:
-			l.cfg.Logger.Warn("apps: trying again", "wait", wait, "err", err)
-			if err := sleep(ctx, wait); err != nil {
-				return err
-			}
-			wait = min(2*wait, retryMost)
-			continue
+		if err == nil {
+			err = l.rest(ctx)
 		}
-		wait = retryLeast
-		if err := l.rest(ctx); err != nil {
-			return err
-		}
-		if !next.IsZero() {
-			timer.Reset(max(0, next.Sub(l.cfg.Now())))
-		} else {
-			timer.Stop()
-		}
-		select {
-		case <-l.watch.Ready():
-		case <-timer.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+		return next, err
 	}
+	return state.Loop{Name: "apps", Now: l.cfg.Now, Logger: l.cfg.Logger, Step: step, Ready: func() <-chan struct{} { return l.watch.Ready() }}.Run(ctx)
 }
 
 // rest pauses after much work, so that the changes of the meantime are planned together.
