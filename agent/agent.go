@@ -62,6 +62,7 @@ type Agent struct {
 
 	mu     sync.Mutex // guards what follows
 	pumps  map[model.InstanceID]*pump
+	spoken bool                      // the server has said what this node runs
 	broken map[model.InstanceID]bool // directories without a readable record; their tasks are spared until the server has spoken
 }
 
@@ -126,7 +127,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 	a.mu.Unlock()
 	for _, v := range []*inventory{a.oci, a.process} {
-		a.wg.Go(func() { v.run(ctx, a.knows, a.log) })
+		a.wg.Go(func() { v.run(ctx, a.spares, a.log) })
 	}
 	return nil
 }
@@ -134,10 +135,14 @@ func (a *Agent) Start(ctx context.Context) error {
 // Wait returns when everything that Start began has ended, after the end of its context.
 func (a *Agent) Wait() { a.wg.Wait() }
 
-// knows reports whether tasks of an instance are not orphans.
-func (a *Agent) knows(id model.InstanceID) bool {
+// spares reports whether tasks of an instance that a driver holds are to be left to a pump. Those which no record knows
+// are left until the server has said what this node runs: the record may be what was lost.
+func (a *Agent) spares(id model.InstanceID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if !a.spoken {
+		a.broken[id] = a.broken[id] || a.pumps[id] == nil
+	}
 	return a.pumps[id] != nil || a.broken[id]
 }
 
@@ -179,6 +184,7 @@ func (a *Agent) apply(d wire.Down) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if d.Full {
+		a.spoken = true
 		a.dropOthers(d.Set)
 	}
 	for _, s := range d.Set {

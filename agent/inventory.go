@@ -25,8 +25,8 @@ func newInventory(d runtime.Driver) *inventory {
 	return &inventory{driver: d, ready: make(chan struct{}), tasks: map[model.InstanceID]map[string]runtime.State{}}
 }
 
-// run asks the driver until it answers, and then removes the tasks of instances that nobody knows.
-func (v *inventory) run(ctx context.Context, knows func(model.InstanceID) bool, log *slog.Logger) {
+// run asks the driver until it answers, and then removes the tasks of instances that are not spared.
+func (v *inventory) run(ctx context.Context, spares func(model.InstanceID) bool, log *slog.Logger) {
 	if v.driver == nil {
 		close(v.ready)
 		return
@@ -39,7 +39,7 @@ func (v *inventory) run(ctx context.Context, knows func(model.InstanceID) bool, 
 	v.mu.Lock()
 	for _, s := range states {
 		id, name, _ := strings.Cut(string(s.ID), ".")
-		if !knows(model.InstanceID(id)) {
+		if !spares(model.InstanceID(id)) {
 			orphans = append(orphans, s.ID)
 			continue
 		}
