@@ -38,6 +38,8 @@ type Reader struct {
 	stop  context.CancelFunc
 	watch *fsnotify.Watcher // nil when the kernel has none left
 
+	left int64 // bytes to the end as it was when the log was opened; only without Follow, for Read alone
+
 	mu    sync.Mutex // guards files against Close
 	files []*os.File // to read, oldest first; the last is the newest known
 }
@@ -54,11 +56,31 @@ func Open(ctx context.Context, opt Options) (*Reader, error) {
 		files, err = seekTail(files, opt.Tail)
 	}
 	r.files = files
+	if err == nil && !opt.Follow {
+		r.left, err = remaining(files)
+	}
 	if err != nil {
 		r.Close()
 		return nil, fmt.Errorf("open log: %w", err)
 	}
 	return r, nil
+}
+
+// remaining returns how many bytes there are from where files stand.
+func remaining(files []*os.File) (int64, error) {
+	var sum int64
+	for _, f := range files {
+		info, err := f.Stat()
+		if err != nil {
+			return 0, err
+		}
+		at, err := f.Seek(0, io.SeekCurrent)
+		if err != nil {
+			return 0, err
+		}
+		sum += max(0, info.Size()-at)
+	}
+	return sum, nil
 }
 
 func (r *Reader) startWatch() {
@@ -88,10 +110,14 @@ func (r *Reader) Close() error {
 	return nil
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. Without Follow it ends where the log ended when it was opened, or a program that writes faster
+// than the reader reads would keep it for ever.
 func (r *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
+	}
+	if !r.opt.Follow {
+		return r.readOnce(p)
 	}
 	for {
 		over := isClosed(r.opt.Over) // before reading: what is written until then is read
@@ -99,13 +125,26 @@ func (r *Reader) Read(p []byte) (int, error) {
 		if n > 0 || err != nil {
 			return n, err
 		}
-		if !r.opt.Follow || over {
+		if over {
 			return 0, io.EOF
 		}
 		if err := r.wait(); err != nil {
 			return 0, err
 		}
 	}
+}
+
+// readOnce reads up to what is left.
+func (r *Reader) readOnce(p []byte) (int, error) {
+	if r.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := r.readSome(p[:min(int64(len(p)), r.left)])
+	r.left -= int64(n)
+	if n == 0 && err == nil {
+		err = io.EOF // the oldest file was removed before it was read
+	}
+	return n, err
 }
 
 // readSome reads what is there, across files. It returns 0 and no error at the end of the newest file.

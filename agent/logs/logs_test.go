@@ -163,7 +163,8 @@ func TestFollowStartsBeforeTheFile(t *testing.T) {
 func TestSlowReaderSkipsWhatIsNoLongerKept(t *testing.T) {
 	w := newWriter(t, 2)
 	w.write("0\n")
-	r, err := Open(t.Context(), Options{Path: w.path, Tail: -1})
+	over := make(chan struct{})
+	r, err := Open(t.Context(), Options{Path: w.path, Tail: -1, Follow: true, Over: over})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,6 +173,7 @@ func TestSlowReaderSkipsWhatIsNoLongerKept(t *testing.T) {
 		w.rotate()
 		w.write(fmt.Sprintf("%d\n", i))
 	}
+	close(over)
 	got, err := io.ReadAll(r)
 	if err != nil || string(got) != "0\n3\n4\n5\n" {
 		t.Errorf("%q, %v", got, err)
@@ -208,5 +210,27 @@ func TestCloseAndContextEndAWaitingRead(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Fatal("a read goes on")
 		}
+	}
+}
+
+// Without Follow a reader ends where the log ended when it was opened, whatever is written meanwhile.
+func TestReadingEndsThoughTheLogGrows(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "stdout")
+	if err := os.WriteFile(path, []byte("one\ntwo\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Open(t.Context(), Options{Path: path, Tail: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("three\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(r); err != nil || string(b) != "two\n" {
+		t.Errorf("read %q, %v; want what was there at first", b, err)
 	}
 }
