@@ -150,6 +150,12 @@ func (p *pump) prepare(ctx context.Context) {
 	for i := 0; err == nil && i < len(spec.Containers); i++ {
 		err = p.prepareContainer(&spec.Containers[i])
 	}
+	p.proceed(ctx, err, model.PhaseStarting)
+}
+
+// proceed goes on to the next phase after work that ended with err: it waits when an engine does not answer, and ends the
+// attempt on any other error.
+func (p *pump) proceed(ctx context.Context, err error, next model.Phase) {
 	if p.stopped(ctx) {
 		return
 	}
@@ -160,7 +166,7 @@ func (p *pump) prepare(ctx context.Context) {
 	case err != nil:
 		p.end(ctx, sentence(err))
 	default:
-		p.update(func(r *record) { r.Status.Phase, r.Status.Message = model.PhaseStarting, "" })
+		p.update(func(r *record) { r.Status.Phase, r.Status.Message = next, "" })
 	}
 }
 
@@ -212,18 +218,7 @@ func (p *pump) start(ctx context.Context) {
 	}
 	err := p.startAll()
 	leave(p.a.starts)
-	if p.stopped(ctx) {
-		return
-	}
-	switch {
-	case errors.Is(err, runtime.ErrUnavailable):
-		p.say(unavailable)
-		sleep(p.live, retryPause)
-	case err != nil:
-		p.end(ctx, sentence(err))
-	default:
-		p.update(func(r *record) { r.Status.Phase, r.Status.Message = model.PhaseRunning, "" })
-	}
+	p.proceed(ctx, err, model.PhaseRunning)
 }
 
 func (p *pump) startAll() error {
