@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strconv"
@@ -186,7 +187,7 @@ func (s *Spec) Count() int {
 func (s *Spec) Resources() Resources {
 	var sum Resources
 	for _, c := range s.Containers {
-		sum = sum.Add(Resources{orDefault(c.CPUs, DefaultCPUs), orDefault(c.Memory, DefaultMemory), c.Disk})
+		sum = sum.Add(Resources{cmp.Or(c.CPUs, DefaultCPUs), cmp.Or(c.Memory, DefaultMemory), c.Disk})
 	}
 	return sum
 }
@@ -211,12 +212,12 @@ func (s *Spec) WithDefaults() *Spec {
 		if c.Name == "" && i == 0 {
 			c.Name = DefaultContainer
 		}
-		c.Pull = orDefault(c.Pull, PullMissing)
-		c.CPUs = orDefault(c.CPUs, DefaultCPUs)
-		c.Memory = orDefault(c.Memory, DefaultMemory)
+		c.Pull = cmp.Or(c.Pull, PullMissing)
+		c.CPUs = cmp.Or(c.CPUs, DefaultCPUs)
+		c.Memory = cmp.Or(c.Memory, DefaultMemory)
 	}
 	for i := range out.Endpoints {
-		out.Endpoints[i].Protocol = orDefault(out.Endpoints[i].Protocol, "tcp")
+		out.Endpoints[i].Protocol = cmp.Or(out.Endpoints[i].Protocol, "tcp")
 	}
 	for _, checks := range [][]Check{out.Health, out.Readiness} {
 		for i := range checks {
@@ -228,16 +229,16 @@ func (s *Spec) WithDefaults() *Spec {
 }
 
 func (c *Check) fillDefaults(containers []Container) {
-	c.Grace = orDefault(c.Grace, DefaultGrace)
-	c.Interval = orDefault(c.Interval, Duration(5*time.Second))
-	c.Timeout = orDefault(c.Timeout, Duration(3*time.Second))
-	c.Failures = orDefault(c.Failures, 3)
+	c.Grace = cmp.Or(c.Grace, DefaultGrace)
+	c.Interval = cmp.Or(c.Interval, Duration(5*time.Second))
+	c.Timeout = cmp.Or(c.Timeout, Duration(3*time.Second))
+	c.Failures = cmp.Or(c.Failures, 3)
 	if c.HTTP != nil {
-		c.HTTP.Path = orDefault(c.HTTP.Path, "/")
-		c.HTTP.Scheme = orDefault(c.HTTP.Scheme, "http")
+		c.HTTP.Path = cmp.Or(c.HTTP.Path, "/")
+		c.HTTP.Scheme = cmp.Or(c.HTTP.Scheme, "http")
 	}
 	if c.Command != nil && len(containers) > 0 {
-		c.Command.Container = orDefault(c.Command.Container, containers[0].Name)
+		c.Command.Container = cmp.Or(c.Command.Container, containers[0].Name)
 	}
 }
 
@@ -245,14 +246,14 @@ func (s *Spec) fillPolicies() {
 	if s.Restart == nil {
 		s.Restart = &Restart{}
 	}
-	s.Restart.Backoff = orDefault(s.Restart.Backoff, Duration(time.Second))
-	s.Restart.Factor = orDefault(s.Restart.Factor, 2)
-	s.Restart.Max = orDefault(s.Restart.Max, Duration(5*time.Minute))
-	s.Restart.Reset = orDefault(s.Restart.Reset, Duration(5*time.Minute))
+	s.Restart.Backoff = cmp.Or(s.Restart.Backoff, Duration(time.Second))
+	s.Restart.Factor = cmp.Or(s.Restart.Factor, 2)
+	s.Restart.Max = cmp.Or(s.Restart.Max, Duration(5*time.Minute))
+	s.Restart.Reset = cmp.Or(s.Restart.Reset, Duration(5*time.Minute))
 	if s.Stop == nil {
 		s.Stop = &Stop{}
 	}
-	s.Stop.Grace = orDefault(s.Stop.Grace, DefaultGrace)
+	s.Stop.Grace = cmp.Or(s.Stop.Grace, DefaultGrace)
 	if s.Update == nil {
 		s.Update = &Update{}
 	}
@@ -260,9 +261,9 @@ func (s *Spec) fillPolicies() {
 	if s.exclusive() {
 		floor, surge = Amount(strconv.Itoa(max(0, s.Count()-1))), "0"
 	}
-	s.Update.MinHealthy = orDefault(s.Update.MinHealthy, floor)
-	s.Update.MaxSurge = orDefault(s.Update.MaxSurge, surge)
-	s.Update.Deadline = orDefault(s.Update.Deadline, DefaultDeadline)
+	s.Update.MinHealthy = cmp.Or(s.Update.MinHealthy, floor)
+	s.Update.MaxSurge = cmp.Or(s.Update.MaxSurge, surge)
+	s.Update.Deadline = cmp.Or(s.Update.Deadline, DefaultDeadline)
 	if s.Update.MinHealthyTime == nil {
 		d := Duration(0)
 		if len(s.Health)+len(s.Readiness) == 0 {
@@ -270,7 +271,7 @@ func (s *Spec) fillPolicies() {
 		}
 		s.Update.MinHealthyTime = &d
 	}
-	s.KillOrder = orDefault(s.KillOrder, YoungestFirst)
+	s.KillOrder = cmp.Or(s.KillOrder, YoungestFirst)
 }
 
 // exclusive reports whether an old and a new instance could not run beside each other on one node: they would want the
@@ -282,14 +283,6 @@ func (s *Spec) exclusive() bool {
 			return !m.ReadOnly && slices.ContainsFunc(s.Volumes, func(v Volume) bool { return v.Name == m.Volume && v.HostPath != "" })
 		})
 	})
-}
-
-func orDefault[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
 }
 
 // Clone returns a deep copy of s.

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -222,7 +223,7 @@ func (s *Spec) validateEndpoints(errs *FieldErrors) {
 			errs.add(at+".port", "%d is outside 0 to 65535; 0 assigns a free one", e.Port)
 		}
 		oneOf(errs, at+".protocol", e.Protocol, "tcp", "udp")
-		key := fmt.Sprintf("%s/%d", orDefault(e.Protocol, "tcp"), e.Port)
+		key := fmt.Sprintf("%s/%d", cmp.Or(e.Protocol, "tcp"), e.Port)
 		if e.Port != 0 && ports[key] {
 			errs.add(at+".port", "%d is used twice", e.Port)
 		}

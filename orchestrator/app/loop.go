@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,19 +49,11 @@ func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	c.KeepVersions = orDefault(c.KeepVersions, 25)
-	c.KeepDeployments = orDefault(c.KeepDeployments, 10)
-	c.KeepStopped = orDefault(c.KeepStopped, time.Hour)
-	c.KeepStoppedMax = orDefault(c.KeepStoppedMax, 20)
+	c.KeepVersions = cmp.Or(c.KeepVersions, 25)
+	c.KeepDeployments = cmp.Or(c.KeepDeployments, 10)
+	c.KeepStopped = cmp.Or(c.KeepStopped, time.Hour)
+	c.KeepStoppedMax = cmp.Or(c.KeepStoppedMax, 20)
 	return c
-}
-
-func orDefault[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
 }
 
 // Loop keeps all apps as their deployments want them. It belongs to the goroutine that calls Run or Step.
