@@ -18,6 +18,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/gantry-os/gantry/runtime/lockfile"
+
 	"github.com/gantry-os/gantry/runtime"
 )
 
@@ -269,7 +271,7 @@ func (e *Engine) lock() string { return e.path("containerd.lock") }
 
 // stopOther stops a containerd of the same directory that outlived its gantry.
 func (e *Engine) stopOther() error {
-	pid, fd, err := holder(e.lock())
+	pid, fd, err := lockfile.Holder(e.lock())
 	if err != nil || pid == 0 {
 		return err
 	}
@@ -285,51 +287,6 @@ func (e *Engine) stopOther() error {
 		}
 	}
 	return fmt.Errorf("process %d does not end", pid)
-}
-
-// holder returns the process that holds the lock on a file, and a pidfd of it; 0 when none does.
-func holder(path string) (pid, pidfd int, err error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, 0, nil
-	}
-	if err != nil {
-		return 0, 0, err
-	}
-	defer f.Close()
-	for {
-		pid, err := lockedBy(f)
-		if err != nil || pid == 0 {
-			return 0, 0, err
-		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if errors.Is(err, unix.ESRCH) {
-			continue // it has just ended
-		}
-		if err != nil {
-			return 0, 0, fmt.Errorf("open process %d: %w", pid, err)
-		}
-		// As it still holds the lock, the pidfd is of this process and not of a later one with its number.
-		if still, err := lockedBy(f); err == nil && still == pid {
-			return pid, fd, nil
-		}
-		_ = unix.Close(fd)
-	}
-}
-
-// lockedBy returns the process that holds the lock on a file, 0 for none.
-func lockedBy(f *os.File) (int, error) {
-	l := unix.Flock_t{Type: unix.F_WRLCK}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &l); err != nil {
-		return 0, fmt.Errorf("look at lock: %w", err)
-	}
-	switch {
-	case l.Type == unix.F_UNLCK:
-		return 0, nil
-	case l.Pid <= 0:
-		return 0, errors.New("look at lock: a process of another pid namespace holds it")
-	}
-	return int(l.Pid), nil
 }
 
 // endedBy waits until the process behind a pidfd has ended.

@@ -3,12 +3,13 @@ package process
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gantry-os/gantry/runtime/lockfile"
 )
 
 // forwardSignal is the signal by which a shim is asked to pass on the signal that its value names: FORWARD in shim/common.h.
@@ -36,51 +37,11 @@ func newHandle(pidfd int) (*handle, error) {
 
 // holder returns the process that holds the lock on a file, nil when none does.
 func holder(path string) (*handle, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	pid, pidfd, err := lockfile.Holder(path)
+	if err != nil || pid == 0 {
 		return nil, err
 	}
-	defer f.Close()
-	for {
-		pid, err := lockedBy(f)
-		if err != nil || pid == 0 {
-			return nil, err
-		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if errors.Is(err, unix.ESRCH) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("open process %d: %w", pid, err)
-		}
-		// While it holds the lock it exists, so the pidfd is of this process and of no later one with its number.
-		if again, err := lockedBy(f); err != nil || again != pid {
-			_ = unix.Close(fd)
-			if err != nil {
-				return nil, err
-			}
-			continue
-		}
-		return newHandle(fd)
-	}
-}
-
-// lockedBy returns the process that holds the lock on a file, 0 for none.
-func lockedBy(f *os.File) (int, error) {
-	l := unix.Flock_t{Type: unix.F_WRLCK}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &l); err != nil {
-		return 0, fmt.Errorf("look at lock: %w", err)
-	}
-	switch {
-	case l.Type == unix.F_UNLCK:
-		return 0, nil
-	case l.Pid <= 0:
-		return 0, errors.New("look at lock: a process of another pid namespace holds it")
-	}
-	return int(l.Pid), nil
+	return newHandle(pidfd)
 }
 
 // wait blocks until the process has ended, and takes it off the process table if it is a child of this one.
