@@ -32,10 +32,11 @@ type AppVersion struct {
 }
 
 // Template returns a digest of what an instance of v runs. Versions with the same template share instances:
-// a change of count, labels or update policy replaces none.
+// a change of count, labels, update policy, placement or spread replaces none.
 func (v *AppVersion) Template() string {
 	t := v.Spec.WithDefaults()
 	t.Instances, t.Labels, t.Update, t.KillOrder = nil, nil, nil, ""
+	t.Placement, t.Spread = "", nil
 	b, err := json.Marshal(struct {
 		Spec     *Spec
 		Restarts uint64

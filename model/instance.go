@@ -13,7 +13,14 @@ type Instance struct {
 	Node    NodeID     `json:"node,omitempty" doc:"Id of the node that it is on."`                           // scheduler; immutable once set
 	Ports   []uint16   `json:"ports,omitempty" doc:"One port for each endpoint of the app, in their order."` // scheduler
 	Pending string     `json:"pending,omitempty" doc:"Why it has no node yet."`                              // scheduler
-	Status  Status     `json:"status" doc:"What its node says of it."`                                       // fleet
+
+	Slot     uint32              `json:"slot,omitempty" doc:"Stable identity of an instance with persistent volumes, from 1."` // orchestrator; immutable
+	Replaces InstanceID          `json:"replaces,omitempty" doc:"The instance that it takes over from."`                       // orchestrator; immutable
+	GPUs     []GPUShare          `json:"gpus,omitempty" doc:"The devices that it has."`                                        // scheduler; immutable once set
+	Items    map[string][]string `json:"items,omitempty" doc:"The items that it has of custom resources that are sets."`       // scheduler; immutable once set
+	Evict    *Eviction           `json:"evict,omitempty" doc:"Why it has to leave its node."`                                  // scheduler
+
+	Status Status `json:"status" doc:"What its node says of it."` // fleet
 
 	Revision uint64 `json:"-"` // state: the store's revision of the last write
 }
@@ -131,6 +138,14 @@ func (i *Instance) HealthySince() (time.Time, bool) {
 func (i *Instance) Clone() *Instance {
 	out := *i
 	out.Ports = append([]uint16(nil), i.Ports...)
+	out.GPUs = append([]GPUShare(nil), i.GPUs...)
+	if i.Items != nil {
+		out.Items = make(map[string][]string, len(i.Items))
+		for name, list := range i.Items {
+			out.Items[name] = append([]string(nil), list...)
+		}
+	}
+	out.Evict = clonePtr(i.Evict)
 	out.Status.Tasks = append([]TaskStatus(nil), i.Status.Tasks...)
 	for n := range out.Status.Tasks {
 		out.Status.Tasks[n].Exit = clonePtr(out.Status.Tasks[n].Exit)

@@ -23,6 +23,14 @@ type Spec struct {
 	Stop       *Stop             `json:"stop,omitempty" doc:"How an instance is asked to end."`
 	Update     *Update           `json:"update,omitempty" doc:"How one version replaces another. Changing it restarts nothing."`
 	KillOrder  KillOrder         `json:"killOrder,omitempty" enum:"youngest-first,oldest-first" doc:"Which instances go first on scale down. Default youngest-first."`
+
+	Pool        string       `json:"pool,omitempty" doc:"Part of the nodes that it runs on. Default default."`
+	Role        RoleID       `json:"role,omitempty" doc:"Role whose share of the cluster it uses, such as /analytics/batch. Default /."`
+	Priority    *int         `json:"priority,omitempty" doc:"From 0 to 100. Within a role, higher goes first and may end lower to make room. Default 50."`
+	Placement   Policy       `json:"placement,omitempty" enum:"pack,spread,balanced" doc:"How nodes are chosen among those that fit. Default: the pool's, which is pack. Changing it restarts nothing."`
+	Constraints []Constraint `json:"constraints,omitempty" doc:"Which nodes may take an instance. All must hold."`
+	Affinity    []Affinity   `json:"affinity,omitempty" doc:"Apps to be near to, or away from."`
+	Spread      []Spread     `json:"spread,omitempty" doc:"Attributes of nodes to distribute instances over. Changing it restarts nothing."`
 }
 
 // Container is one program of an instance: an OCI image, or with no image a program of the node itself.
@@ -40,6 +48,9 @@ type Container struct {
 	CPUs      CPU               `json:"cpus,omitempty" doc:"Cores reserved, and the most that may be used. Default 0.1."`
 	Memory    Bytes             `json:"memory,omitempty" doc:"Memory reserved, and the most that may be used. Default 128MiB."`
 	Disk      Bytes             `json:"disk,omitempty" doc:"Disk reserved for the sandbox. Default 0."`
+	GPUs      GPU               `json:"gpus,omitempty" doc:"Graphics processors: a number of whole devices, or a share of one below 1. Default 0."`
+	GPUModels []string          `json:"gpuModels,omitempty" doc:"Models of devices that will do. Default any."`
+	Custom    map[string]Units  `json:"custom,omitempty" doc:"Custom resources that nodes declare, by name: an amount, or how many items of a set."`
 	Artifacts []Artifact        `json:"artifacts,omitempty" doc:"Files fetched into the sandbox before start."`
 	Mounts    []Mount           `json:"mounts,omitempty" doc:"Volumes that the container sees."`
 }
@@ -79,9 +90,10 @@ type Endpoint struct {
 
 // Volume is a directory that containers of an instance share. Exactly one source is set.
 type Volume struct {
-	Name     string `json:"name" doc:"Unique within the app."`
-	HostPath string `json:"hostPath,omitempty" doc:"An absolute directory of the node. It is created when it does not exist and outlives the instance."`
-	Scratch  bool   `json:"scratch,omitempty" doc:"An empty directory that lives as long as the instance and survives its restarts."`
+	Name       string      `json:"name" doc:"Unique within the app."`
+	HostPath   string      `json:"hostPath,omitempty" doc:"An absolute directory of the node. It is created when it does not exist and outlives the instance."`
+	Scratch    bool        `json:"scratch,omitempty" doc:"An empty directory that lives as long as the instance and survives its restarts."`
+	Persistent *Persistent `json:"persistent,omitempty" doc:"A directory on the node that outlives the instance: its replacement comes back to the node and finds it. Gives each instance a slot, from 1, as $SLOT."`
 }
 
 // Mount puts a volume into a container.
@@ -137,8 +149,8 @@ type Stop struct {
 
 // Update is the policy for replacing one version by another.
 type Update struct {
-	MinHealthy     Amount    `json:"minHealthy,omitempty" doc:"Floor of healthy instances while updating, as a count or percentage of the instances. Default 100%; one less than the instances when they have a fixed port or write to a host path, so that one ends before the next starts."`
-	MaxSurge       Amount    `json:"maxSurge,omitempty" doc:"How many instances above the count may exist while updating. Default 25%, rounded up; 0 with a fixed port or a host path that is written to."`
+	MinHealthy     Amount    `json:"minHealthy,omitempty" doc:"Floor of healthy instances while updating, as a count or percentage of the instances. Default 100%; one less than the instances when they have a fixed port, a persistent volume, or write to a host path, so that one ends before the next starts."`
+	MaxSurge       Amount    `json:"maxSurge,omitempty" doc:"How many instances above the count may exist while updating. Default 25%, rounded up; 0 with a fixed port, a persistent volume, or a host path that is written to."`
 	MinHealthyTime *Duration `json:"minHealthyTime,omitempty" doc:"How long an instance must be healthy before it counts. Default 0 with checks and 1s without."`
 	Deadline       Duration  `json:"deadline,omitempty" doc:"How long a deployment may go without progress before it has failed. Default 5m."`
 	NoRollback     bool      `json:"noRollback,omitempty" doc:"Leave a failed deployment as it is instead of going back to the last version that was healthy."`
@@ -158,21 +170,22 @@ type Resources struct {
 	CPUs   CPU   `json:"cpus" doc:"Cores."`
 	Memory Bytes `json:"memory" doc:"Memory."`
 	Disk   Bytes `json:"disk" doc:"Disk."`
+	GPUs   GPU   `json:"gpus,omitempty" doc:"Graphics processors."`
 }
 
 // Add returns the sum of r and o.
 func (r Resources) Add(o Resources) Resources {
-	return Resources{r.CPUs + o.CPUs, r.Memory + o.Memory, r.Disk + o.Disk}
+	return Resources{r.CPUs + o.CPUs, r.Memory + o.Memory, r.Disk + o.Disk, r.GPUs + o.GPUs}
 }
 
 // Sub returns r less o.
 func (r Resources) Sub(o Resources) Resources {
-	return Resources{r.CPUs - o.CPUs, r.Memory - o.Memory, r.Disk - o.Disk}
+	return Resources{r.CPUs - o.CPUs, r.Memory - o.Memory, r.Disk - o.Disk, r.GPUs - o.GPUs}
 }
 
 // Fits reports whether o is within r in every kind.
 func (r Resources) Fits(o Resources) bool {
-	return o.CPUs <= r.CPUs && o.Memory <= r.Memory && o.Disk <= r.Disk
+	return o.CPUs <= r.CPUs && o.Memory <= r.Memory && o.Disk <= r.Disk && o.GPUs <= r.GPUs
 }
 
 // Count returns how many instances s asks for.
@@ -183,11 +196,26 @@ func (s *Spec) Count() int {
 	return *s.Instances
 }
 
-// Resources returns what one instance takes, defaults included.
+// Resources returns what one instance takes, defaults included. Persistent volumes are apart: they are kept while no
+// instance runs.
 func (s *Spec) Resources() Resources {
 	var sum Resources
 	for _, c := range s.Containers {
-		sum = sum.Add(Resources{cmp.Or(c.CPUs, DefaultCPUs), cmp.Or(c.Memory, DefaultMemory), c.Disk})
+		sum = sum.Add(Resources{cmp.Or(c.CPUs, DefaultCPUs), cmp.Or(c.Memory, DefaultMemory), c.Disk, c.GPUs})
+	}
+	return sum
+}
+
+// Custom returns what one instance takes of custom resources; nil for nothing.
+func (s *Spec) Custom() map[string]Units {
+	var sum map[string]Units
+	for _, c := range s.Containers {
+		for name, n := range c.Custom {
+			if sum == nil {
+				sum = map[string]Units{}
+			}
+			sum[name] += n
+		}
 	}
 	return sum
 }
@@ -199,6 +227,7 @@ const (
 	DefaultContainer     = "main"
 	DefaultGrace         = Duration(10 * time.Second)
 	DefaultDeadline      = Duration(5 * time.Minute)
+	DefaultSpread        = 50 // weight
 )
 
 // WithDefaults returns a deep copy of s in which every default is filled in. It changes nothing that was written.
@@ -272,11 +301,26 @@ func (s *Spec) fillPolicies() {
 		s.Update.MinHealthyTime = &d
 	}
 	s.KillOrder = cmp.Or(s.KillOrder, YoungestFirst)
+	s.Pool = cmp.Or(s.Pool, DefaultPool)
+	s.Role = cmp.Or(s.Role, RootRole)
+	if s.Priority == nil {
+		n := DefaultPriority
+		s.Priority = &n
+	}
+	for i := range s.Affinity {
+		s.Affinity[i].Over = s.Affinity[i].Place()
+	}
+	for i := range s.Spread {
+		s.Spread[i].Weight = cmp.Or(s.Spread[i].Weight, DefaultSpread)
+	}
 }
 
 // exclusive reports whether an old and a new instance could not run beside each other on one node: they would want the
 // same port, or write to the same data.
 func (s *Spec) exclusive() bool {
+	if s.Stateful() {
+		return true // a slot is never held twice
+	}
 	fixed := slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Port != 0 })
 	return fixed || slices.ContainsFunc(s.Containers, func(c Container) bool {
 		return slices.ContainsFunc(c.Mounts, func(m Mount) bool {
@@ -296,12 +340,21 @@ func (s *Spec) Clone() *Spec {
 		c.Command, c.Args = slices.Clone(c.Command), slices.Clone(c.Args)
 		c.Env = maps.Clone(c.Env)
 		c.Artifacts, c.Mounts = slices.Clone(c.Artifacts), slices.Clone(c.Mounts)
+		c.GPUModels, c.Custom = slices.Clone(c.GPUModels), maps.Clone(c.Custom)
 		for j := range c.Artifacts {
 			c.Artifacts[j].Extract = clonePtr(c.Artifacts[j].Extract)
 		}
 	}
 	out.Endpoints, out.Volumes = slices.Clone(s.Endpoints), slices.Clone(s.Volumes)
+	for i := range out.Volumes {
+		out.Volumes[i].Persistent = clonePtr(s.Volumes[i].Persistent)
+	}
 	out.Labels = maps.Clone(s.Labels)
+	out.Priority = clonePtr(s.Priority)
+	out.Constraints, out.Affinity, out.Spread = slices.Clone(s.Constraints), slices.Clone(s.Affinity), slices.Clone(s.Spread)
+	for i := range out.Spread {
+		out.Spread[i].Targets = maps.Clone(s.Spread[i].Targets)
+	}
 	out.Health, out.Readiness = cloneChecks(s.Health), cloneChecks(s.Readiness)
 	out.Restart, out.Stop = clonePtr(s.Restart), clonePtr(s.Stop)
 	out.Update = clonePtr(s.Update)

@@ -27,7 +27,10 @@ func fillIn(v reflect.Value) {
 		v.Set(reflect.MakeSlice(v.Type(), 1, 4))
 		fillIn(v.Index(0))
 	case reflect.Map:
-		v.Set(reflect.ValueOf(map[string]string{"k": "v"}))
+		v.Set(reflect.MakeMap(v.Type()))
+		val := reflect.New(v.Type().Elem()).Elem()
+		fillIn(val)
+		v.SetMapIndex(reflect.ValueOf("k").Convert(v.Type().Key()), val)
 	case reflect.String:
 		v.SetString("text")
 	case reflect.Bool:
@@ -62,6 +65,13 @@ func eachLeaf(v reflect.Value, path string, fn func(path string, v reflect.Value
 		for i := range v.Len() {
 			eachLeaf(v.Index(i), fmt.Sprintf("%s[%d]", path, i), fn)
 		}
+	case reflect.Map:
+		for _, k := range v.MapKeys() {
+			if e := v.MapIndex(k); e.Kind() == reflect.Slice {
+				eachLeaf(e, fmt.Sprintf("%s[%v]", path, k), fn)
+			}
+		}
+		fn(path, v)
 	default:
 		fn(path, v)
 	}
@@ -79,7 +89,7 @@ func checkDeep(t *testing.T, orig, clone any) {
 		case v.Kind() != reflect.Map:
 			v.SetZero()
 		case !v.IsNil():
-			v.SetMapIndex(reflect.ValueOf("k"), reflect.ValueOf("changed"))
+			v.SetMapIndex(reflect.ValueOf("k").Convert(v.Type().Key()), reflect.Value{})
 		}
 	})
 	for i, now := range leaves(orig) {
@@ -123,7 +133,7 @@ func TestWithDefaults(t *testing.T) {
 		`"readiness":[{"http":{"endpoint":"http","path":"/","scheme":"http"},"grace":"10s","interval":"5s","timeout":"3s","failures":3},` +
 		`{"command":{"container":"main","command":["ok"]},"grace":"10s","interval":"5s","timeout":"3s","failures":3}],` +
 		`"restart":{"backoff":"1s","factor":2,"max":"5m0s","reset":"5m0s"},"stop":{"grace":"10s"},` +
-		`"update":{"minHealthy":"100%","maxSurge":"25%","minHealthyTime":"0s","deadline":"5m0s"},"killOrder":"youngest-first"}`
+		`"update":{"minHealthy":"100%","maxSurge":"25%","minHealthyTime":"0s","deadline":"5m0s"},"killOrder":"youngest-first","pool":"default","role":"/","priority":50}`
 	if got := mustJSON(t, d); got != want {
 		t.Errorf("defaults:\n got %s\nwant %s", got, want)
 	}
@@ -169,7 +179,7 @@ func TestTemplate(t *testing.T) {
 		return v
 	}
 	base := full().Template()
-	kept := map[string]bool{"Instances": true, "Labels": true, "Update": true, "KillOrder": true}
+	kept := map[string]bool{"Instances": true, "Labels": true, "Update": true, "KillOrder": true, "Placement": true, "Spread": true}
 	for i := range reflect.TypeFor[Spec]().NumField() {
 		name := reflect.TypeFor[Spec]().Field(i).Name
 		v := full()
@@ -207,7 +217,7 @@ func TestTemplate(t *testing.T) {
 func change(v reflect.Value) {
 	switch {
 	case v.Kind() == reflect.Map:
-		v.SetMapIndex(reflect.ValueOf("more"), reflect.ValueOf("v"))
+		v.SetMapIndex(reflect.ValueOf("more").Convert(v.Type().Key()), reflect.Zero(v.Type().Elem()))
 	case v.Kind() == reflect.String:
 		v.SetString("other")
 	case v.Kind() == reflect.Bool:

@@ -41,6 +41,9 @@ const (
 	MaxEndpoints  = 64
 	MaxList       = 256     // entries in any other list or map
 	MaxText       = 1 << 16 // bytes in any one string
+	MaxRules      = 32      // constraints, affinities or spreads
+	MaxCustom     = 16      // custom resources
+	MaxGPUs       = GPU(64_000)
 
 	MaxCPUs  CPU = 1_000_000_000 // in one container
 	MaxBytes     = 1024 * TiB    // of memory or disk in one container: sums must not overflow
@@ -64,6 +67,7 @@ func (s *Spec) Validate() FieldErrors {
 	s.validateChecks(&errs, "health", s.Health)
 	s.validateChecks(&errs, "readiness", s.Readiness)
 	s.validatePolicies(&errs)
+	s.validatePlacement(&errs)
 	return errs
 }
 
@@ -129,6 +133,7 @@ func (c *Container) validate(errs *FieldErrors, at string) {
 	if c.Disk < 0 || c.Disk > MaxBytes {
 		errs.add(at+".disk", "%v is outside 0 to %v", c.Disk, MaxBytes)
 	}
+	c.validateDevices(errs, at)
 	checkList(errs, at+".command", c.Command)
 	checkList(errs, at+".args", c.Args)
 	checkText(errs, at+".image", c.Image)
@@ -141,6 +146,25 @@ func (c *Container) validate(errs *FieldErrors, at string) {
 	}
 	for i := range c.Artifacts {
 		c.Artifacts[i].validate(errs, fmt.Sprintf("%s.artifacts[%d]", at, i))
+	}
+}
+
+func (c *Container) validateDevices(errs *FieldErrors, at string) {
+	switch {
+	case c.GPUs < 0 || c.GPUs > MaxGPUs:
+		errs.add(at+".gpus", "%v is outside 0 to %v", c.GPUs, MaxGPUs)
+	case c.GPUs > 1000 && !c.GPUs.Whole():
+		errs.add(at+".gpus", "%v is neither a number of whole devices nor a share of one below 1", c.GPUs)
+	case c.GPUs == 0 && len(c.GPUModels) > 0:
+		errs.add(at+".gpuModels", "has no meaning without gpus")
+	}
+	checkList(errs, at+".gpuModels", c.GPUModels)
+	tooMany(errs, at+".custom", len(c.Custom), MaxCustom)
+	for _, k := range slices.Sorted(maps.Keys(c.Custom)) {
+		checkAttribute(errs, at+".custom", k)
+		if c.Custom[k] <= 0 {
+			errs.add(fmt.Sprintf("%s.custom[%q]", at, k), "%v is not more than 0", c.Custom[k])
+		}
 	}
 }
 
@@ -244,8 +268,17 @@ func (s *Spec) validateVolumes(errs *FieldErrors) {
 			errs.add(at+".name", "%q is used twice", v.Name)
 		}
 		seen[v.Name] = true
-		if (v.HostPath != "") == v.Scratch {
-			errs.add(at, "give either hostPath or scratch: true")
+		sources := 0
+		for _, has := range []bool{v.HostPath != "", v.Scratch, v.Persistent != nil} {
+			if has {
+				sources++
+			}
+		}
+		if sources != 1 {
+			errs.add(at, "give exactly one of hostPath, scratch: true and persistent")
+		}
+		if p := v.Persistent; p != nil && (p.Size < MiB || p.Size > MaxBytes) {
+			errs.add(at+".persistent.size", "%v is outside 1MiB to %v", p.Size, MaxBytes)
 		}
 		if v.HostPath != "" && (!path.IsAbs(v.HostPath) || path.Clean(v.HostPath) == "/" || strings.ContainsRune(v.HostPath, 0)) {
 			errs.add(at+".hostPath", "%q is not an absolute path below /", v.HostPath)

@@ -81,9 +81,16 @@ const (
 	KindInstance
 	KindDeployment
 	KindNode
+	KindSettings // of a node
+	KindRole
+	KindPool
+	KindReservation
+	KindVolume
 )
 
-var kindNames = [...]string{"app", "version", "instance", "deployment", "node"}
+var kindNames = [...]string{
+	"app", "version", "instance", "deployment", "node", "settings", "role", "pool", "reservation", "volume",
+}
 
 func (k Kind) String() string { return kindNames[k] }
 
@@ -116,6 +123,16 @@ func KeyOf(val any) (Key, bool) {
 		return Key{KindDeployment, string(v.ID)}, true
 	case *model.Node:
 		return Key{KindNode, string(v.ID)}, true
+	case *model.NodeSettings:
+		return Key{KindSettings, string(v.ID)}, true
+	case *model.Role:
+		return Key{KindRole, string(v.ID)}, true
+	case *model.Pool:
+		return Key{KindPool, v.Name}, true
+	case *model.Reservation:
+		return Key{KindReservation, v.ID}, true
+	case *model.PersistentVolume:
+		return Key{KindVolume, string(v.ID)}, true
 	}
 	return Key{}, false
 }

@@ -22,6 +22,11 @@ type tables struct {
 	deployments *btree.Map[model.DeploymentID, *model.Deployment]
 	active      *btree.Map[model.DeploymentID, *model.Deployment]
 	nodes       *btree.Map[model.NodeID, *model.Node]
+	settings    *btree.Map[model.NodeID, *model.NodeSettings]
+	roles       *btree.Map[model.RoleID, *model.Role]
+	pools       *btree.Map[string, *model.Pool]
+	reserved    *btree.Map[string, *model.Reservation]
+	volumes     *btree.Map[model.VolumeID, *model.PersistentVolume]
 	events      []model.Event
 }
 
@@ -36,6 +41,11 @@ func newTables() *tables {
 		deployments: &btree.Map[model.DeploymentID, *model.Deployment]{},
 		active:      &btree.Map[model.DeploymentID, *model.Deployment]{},
 		nodes:       &btree.Map[model.NodeID, *model.Node]{},
+		settings:    &btree.Map[model.NodeID, *model.NodeSettings]{},
+		roles:       &btree.Map[model.RoleID, *model.Role]{},
+		pools:       &btree.Map[string, *model.Pool]{},
+		reserved:    &btree.Map[string, *model.Reservation]{},
+		volumes:     &btree.Map[model.VolumeID, *model.PersistentVolume]{},
 	}
 }
 
@@ -44,6 +54,7 @@ func (t *tables) clone() *tables {
 		rev: t.rev, apps: t.apps.Copy(), versions: t.versions.Copy(), instances: t.instances.Copy(),
 		byApp: t.byApp.Copy(), byNode: t.byNode.Copy(), pending: t.pending.Copy(),
 		deployments: t.deployments.Copy(), active: t.active.Copy(), nodes: t.nodes.Copy(), events: t.events,
+		settings: t.settings.Copy(), roles: t.roles.Copy(), pools: t.pools.Copy(), reserved: t.reserved.Copy(), volumes: t.volumes.Copy(),
 	}
 }
 
@@ -70,6 +81,16 @@ func (t *tables) set(key Key, val any) {
 		}
 	case KindNode:
 		put(t.nodes, model.NodeID(key.ID), val)
+	case KindSettings:
+		put(t.settings, model.NodeID(key.ID), val)
+	case KindRole:
+		put(t.roles, model.RoleID(key.ID), val)
+	case KindPool:
+		put(t.pools, key.ID, val)
+	case KindReservation:
+		put(t.reserved, key.ID, val)
+	case KindVolume:
+		put(t.volumes, model.VolumeID(key.ID), val)
 	}
 }
 
@@ -112,6 +133,16 @@ func setRevision(val any, rev uint64) {
 	case *model.Deployment:
 		v.Revision = rev
 	case *model.Node:
+		v.Revision = rev
+	case *model.NodeSettings:
+		v.Revision = rev
+	case *model.Role:
+		v.Revision = rev
+	case *model.Pool:
+		v.Revision = rev
+	case *model.Reservation:
+		v.Revision = rev
+	case *model.PersistentVolume:
 		v.Revision = rev
 	}
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/gantry-os/gantry/model"
 	"github.com/tidwall/btree"
@@ -86,6 +87,46 @@ func (v View) Node(id model.NodeID) *model.Node { return get(v.t.nodes, id) }
 
 // Nodes returns all nodes.
 func (v View) Nodes() iter.Seq[*model.Node] { return all(v, v.t.nodes) }
+
+// Settings returns what operators want of a node, nil for nothing.
+func (v View) Settings(id model.NodeID) *model.NodeSettings { return get(v.t.settings, id) }
+
+// AllSettings returns the settings of all nodes that have any, also of nodes that do not exist.
+func (v View) AllSettings() iter.Seq[*model.NodeSettings] { return all(v, v.t.settings) }
+
+// Role returns a role.
+func (v View) Role(id model.RoleID) *model.Role { return get(v.t.roles, id) }
+
+// Roles returns all roles; a role comes before those below it.
+func (v View) Roles() iter.Seq[*model.Role] { return all(v, v.t.roles) }
+
+// Pool returns the record of a pool, nil when it has the defaults.
+func (v View) Pool(name string) *model.Pool { return get(v.t.pools, name) }
+
+// Pools returns the records of all pools that have one.
+func (v View) Pools() iter.Seq[*model.Pool] { return all(v, v.t.pools) }
+
+// Reservation returns a reservation.
+func (v View) Reservation(id string) *model.Reservation { return get(v.t.reserved, id) }
+
+// Reservations returns all reservations.
+func (v View) Reservations() iter.Seq[*model.Reservation] { return all(v, v.t.reserved) }
+
+// Volume returns a persistent volume.
+func (v View) Volume(id model.VolumeID) *model.PersistentVolume { return get(v.t.volumes, id) }
+
+// Volumes returns all persistent volumes.
+func (v View) Volumes() iter.Seq[*model.PersistentVolume] { return all(v, v.t.volumes) }
+
+// VolumesOf returns the persistent volumes of an app.
+func (v View) VolumesOf(app model.AppID) iter.Seq[*model.PersistentVolume] {
+	first := model.VolumeID(app) + ":"
+	return func(yield func(*model.PersistentVolume) bool) {
+		settled(v, v.t.volumes).Ascend(first, func(id model.VolumeID, val *model.PersistentVolume) bool {
+			return strings.HasPrefix(string(id), string(first)) && yield(val)
+		})
+	}
+}
 
 // Events returns the newest events, oldest first.
 func (v View) Events() []model.Event {
@@ -188,6 +229,36 @@ func (tx *Tx) PutNode(n *model.Node) { tx.put(n) }
 // DeleteNode deletes a node.
 func (tx *Tx) DeleteNode(id model.NodeID) { tx.write(Key{KindNode, string(id)}, nil) }
 
+// PutSettings writes s.
+func (tx *Tx) PutSettings(s *model.NodeSettings) { tx.put(s) }
+
+// DeleteSettings deletes a node's settings.
+func (tx *Tx) DeleteSettings(id model.NodeID) { tx.write(Key{KindSettings, string(id)}, nil) }
+
+// PutRole writes r.
+func (tx *Tx) PutRole(r *model.Role) { tx.put(r) }
+
+// DeleteRole deletes a role.
+func (tx *Tx) DeleteRole(id model.RoleID) { tx.write(Key{KindRole, string(id)}, nil) }
+
+// PutPool writes p.
+func (tx *Tx) PutPool(p *model.Pool) { tx.put(p) }
+
+// DeletePool deletes the record of a pool.
+func (tx *Tx) DeletePool(name string) { tx.write(Key{KindPool, name}, nil) }
+
+// PutReservation writes r.
+func (tx *Tx) PutReservation(r *model.Reservation) { tx.put(r) }
+
+// DeleteReservation deletes a reservation.
+func (tx *Tx) DeleteReservation(id string) { tx.write(Key{KindReservation, id}, nil) }
+
+// PutVolume writes v.
+func (tx *Tx) PutVolume(v *model.PersistentVolume) { tx.put(v) }
+
+// DeleteVolume deletes a persistent volume.
+func (tx *Tx) DeleteVolume(id model.VolumeID) { tx.write(Key{KindVolume, string(id)}, nil) }
+
 // Emit publishes an event once the transaction is durable. Seq and At are filled in then.
 func (tx *Tx) Emit(e model.Event) { tx.events = append(tx.events, e) }
 
@@ -232,6 +303,26 @@ func (t *tables) revision(key Key) uint64 {
 		}
 	case KindNode:
 		if v := get(t.nodes, model.NodeID(key.ID)); v != nil {
+			return v.Revision
+		}
+	case KindSettings:
+		if v := get(t.settings, model.NodeID(key.ID)); v != nil {
+			return v.Revision
+		}
+	case KindRole:
+		if v := get(t.roles, model.RoleID(key.ID)); v != nil {
+			return v.Revision
+		}
+	case KindPool:
+		if v := get(t.pools, key.ID); v != nil {
+			return v.Revision
+		}
+	case KindReservation:
+		if v := get(t.reserved, key.ID); v != nil {
+			return v.Revision
+		}
+	case KindVolume:
+		if v := get(t.volumes, model.VolumeID(key.ID)); v != nil {
 			return v.Revision
 		}
 	}

@@ -16,7 +16,9 @@ type Changes struct {
 	Apps        map[model.AppID]struct{}
 	Instances   map[model.InstanceID]struct{}
 	Deployments map[model.DeploymentID]struct{}
-	Nodes       map[model.NodeID]struct{}
+	Nodes       map[model.NodeID]struct{} // their records or their settings
+	Volumes     map[model.VolumeID]struct{}
+	Rules       bool          // a role, a pool or a reservation: they are few
 	Events      []model.Event // at most the newest few thousand
 }
 
@@ -75,7 +77,7 @@ func (w *Watch) add(ops []Op, events []model.Event) {
 	for _, op := range ops {
 		c.hint(op.Key)
 	}
-	if len(c.Instances)+len(c.Apps)+len(c.Deployments)+len(c.Nodes) > maxHints {
+	if len(c.Instances)+len(c.Apps)+len(c.Deployments)+len(c.Nodes)+len(c.Volumes) > maxHints {
 		*c = Changes{Full: true, Events: c.Events}
 	}
 	c.Events = append(c.Events, events...)
@@ -101,6 +103,12 @@ func (c *Changes) hint(key Key) {
 		mark(&c.Deployments, model.DeploymentID(key.ID))
 	case KindNode:
 		mark(&c.Nodes, model.NodeID(key.ID))
+	case KindSettings:
+		mark(&c.Nodes, model.NodeID(key.ID))
+	case KindVolume:
+		mark(&c.Volumes, model.VolumeID(key.ID))
+	case KindRole, KindPool, KindReservation:
+		c.Rules = true
 	case KindVersion: // comes with a change of its app
 	}
 }

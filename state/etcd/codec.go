@@ -83,6 +83,16 @@ func decodeValue(key state.Key, b []byte) (any, error) {
 		return decodeJSON[model.Deployment](b)
 	case key.Kind == state.KindNode && format == formatJSON:
 		return decodeJSON[model.Node](b)
+	case key.Kind == state.KindSettings && format == formatJSON:
+		return decodeJSON[model.NodeSettings](b)
+	case key.Kind == state.KindRole && format == formatJSON:
+		return decodeJSON[model.Role](b)
+	case key.Kind == state.KindPool && format == formatJSON:
+		return decodeJSON[model.Pool](b)
+	case key.Kind == state.KindReservation && format == formatJSON:
+		return decodeJSON[model.Reservation](b)
+	case key.Kind == state.KindVolume && format == formatJSON:
+		return decodeJSON[model.PersistentVolume](b)
 	}
 	return nil, fmt.Errorf("format %d is not known; a newer Gantry may have written it", format)
 }

@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/gantry-os/gantry/model"
@@ -33,6 +35,14 @@ const (
 	tagReady
 	tagMessage
 	tagTasks
+	tagSlot
+	tagReplaces
+	tagGPUs
+	tagItems
+	tagEvict
+	tagEvictWhy
+	tagEvictTo
+	tagEvictAt
 )
 
 // Tags within a task.
@@ -76,6 +86,8 @@ func (w *writer) text(tag byte, v string) {
 	}
 }
 
+func (w *writer) string(v string) { w.b = append(binary.AppendUvarint(w.b, uint64(len(v))), v...) }
+
 func (w *writer) time(tag byte, t time.Time) {
 	if !t.IsZero() {
 		w.b = binary.AppendVarint(append(w.b, tag), t.Unix())
@@ -111,7 +123,33 @@ func appendInstance(b []byte, i *model.Instance) []byte {
 		task := appendTask(nil, &s.Tasks[n])
 		w.b = append(binary.AppendUvarint(w.b, uint64(len(task))), task...)
 	}
+	w.placement(i)
 	return w.b
+}
+
+func (w *writer) placement(i *model.Instance) {
+	w.uint(tagSlot, uint64(i.Slot))
+	w.text(tagReplaces, string(i.Replaces))
+	w.uint(tagGPUs, uint64(len(i.GPUs)))
+	for _, g := range i.GPUs {
+		w.string(g.ID)
+		w.b = binary.AppendVarint(w.b, int64(g.Share))
+	}
+	w.uint(tagItems, uint64(len(i.Items)))
+	for _, name := range slices.Sorted(maps.Keys(i.Items)) {
+		w.string(name)
+		w.b = binary.AppendUvarint(w.b, uint64(len(i.Items[name])))
+		for _, item := range i.Items[name] {
+			w.string(item)
+		}
+	}
+	if e := i.Evict; e != nil {
+		w.b = append(w.b, tagEvict)
+		w.string(string(e.Kind))
+		w.text(tagEvictWhy, e.Why)
+		w.text(tagEvictTo, string(e.To))
+		w.time(tagEvictAt, e.At)
+	}
 }
 
 func appendTask(b []byte, t *model.TaskStatus) []byte {
@@ -208,6 +246,7 @@ func decodeInstance(id model.InstanceID, b []byte) (*model.Instance, error) {
 	r := &reader{b: b}
 	i := &model.Instance{ID: id}
 	s := &i.Status
+	var e model.Eviction
 	for tag := r.next(); tag != 0; tag = r.next() {
 		switch tag {
 		case tagApp:
@@ -242,9 +281,29 @@ func decodeInstance(id model.InstanceID, b []byte) (*model.Instance, error) {
 			s.Message = r.text()
 		case tagTasks:
 			s.Tasks = r.tasks()
+		case tagSlot:
+			i.Slot = uint32(r.uint(math.MaxUint32))
+		case tagReplaces:
+			i.Replaces = model.InstanceID(r.text())
+		case tagGPUs:
+			i.GPUs = r.gpus()
+		case tagItems:
+			i.Items = r.items()
+		case tagEvict:
+			e.Kind = known(r.bytes(), model.EvictPreempt, model.EvictMove, model.EvictDrain)
+			i.Evict = &e
+		case tagEvictWhy:
+			e.Why = r.text()
+		case tagEvictTo:
+			e.To = model.NodeID(r.text())
+		case tagEvictAt:
+			e.At = r.time()
 		default:
 			return nil, errUnknownTag
 		}
+	}
+	if i.Evict == nil && e != (model.Eviction{}) {
+		return nil, errors.New("it says how it was evicted, but not that it was")
 	}
 	if r.err != nil {
 		return nil, r.err
@@ -267,6 +326,28 @@ func (r *reader) ports() []uint16 {
 	out := make([]uint16, 0, n)
 	for range n {
 		out = append(out, uint16(r.uint(math.MaxUint16)))
+	}
+	return out
+}
+
+func (r *reader) gpus() []model.GPUShare {
+	n := r.uint(uint64(len(r.b)))
+	out := make([]model.GPUShare, 0, n)
+	for range n {
+		out = append(out, model.GPUShare{ID: r.text(), Share: model.GPU(r.int())})
+	}
+	return out
+}
+
+func (r *reader) items() map[string][]string {
+	out := map[string][]string{}
+	for range r.uint(uint64(len(r.b))) {
+		name := r.text()
+		list := make([]string, 0, r.uint(uint64(len(r.b))))
+		for range cap(list) {
+			list = append(list, r.text())
+		}
+		out[name] = list
 	}
 	return out
 }
