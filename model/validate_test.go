@@ -119,8 +119,8 @@ var invalid = []struct {
 
 	{func(s *Spec) { s.Volumes[1].Name = "T" }, "volumes[1].name", "lower-case"},
 	{func(s *Spec) { s.Volumes = append(s.Volumes, s.Volumes[0]) }, "volumes[2].name", "used twice"},
-	{func(s *Spec) { s.Volumes[0].Scratch = true }, "volumes[0]", "either hostPath or scratch"},
-	{func(s *Spec) { s.Volumes[1].Scratch = false }, "volumes[1]", "either hostPath or scratch"},
+	{func(s *Spec) { s.Volumes[0].Scratch = true }, "volumes[0]", "give exactly one of"},
+	{func(s *Spec) { s.Volumes[1].Scratch = false }, "volumes[1]", "give exactly one of"},
 	{func(s *Spec) { s.Volumes[0].HostPath = "srv" }, "volumes[0].hostPath", "not an absolute path"},
 	{func(s *Spec) { s.Volumes[0].HostPath = "/x/.." }, "volumes[0].hostPath", "below /"},
 	{func(s *Spec) { s.Volumes = append(s.Volumes, repeat(s.Volumes[0])...) }, "volumes", "entries, at most"},
