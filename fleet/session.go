@@ -26,10 +26,10 @@ type session struct {
 	ready chan struct{} // has one element when out holds something
 	ended chan struct{}
 
-	mu    sync.Mutex
-	told  map[model.InstanceID]told // what the agent knows once out is delivered
-	out   wire.Down
-	why   error // set when ended is closed
+	mu   sync.Mutex
+	told map[model.InstanceID]told // what the agent knows once out is delivered
+	out  wire.Down
+	why  error // set when ended is closed
 }
 
 // told is the part of an assignment that changes.
