@@ -27,8 +27,10 @@ type Watch struct {
 	db    *DB
 	ready chan struct{} // has one element when there is something to take
 
-	mu  sync.Mutex
-	has Changes
+	mu     sync.Mutex
+	has    Changes
+	later  [][]Op // writes that are not in has yet: who reads merges them, so that no writer has to
+	writes int    // in later
 }
 
 // Watch implements Store.
@@ -46,9 +48,10 @@ func (w *Watch) Ready() <-chan struct{} { return w.ready }
 // Take returns what changed since the last Take and a view that has at least those changes.
 func (w *Watch) Take() (View, Changes) {
 	w.mu.Lock()
-	has := w.has
-	w.has = Changes{}
+	has, later := w.has, w.later
+	w.has, w.later, w.writes = Changes{}, nil, 0
 	w.mu.Unlock()
+	has.merge(later)
 	return w.db.View(), has
 }
 
@@ -73,13 +76,15 @@ func (w *Watch) Close() {
 func (w *Watch) add(ops []Op, events []model.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(ops) > 0 {
+		w.later = append(w.later, ops)
+		w.writes += len(ops)
+	}
+	if w.writes > maxHints {
+		w.has.merge(w.later)
+		w.later, w.writes = nil, 0
+	}
 	c := &w.has
-	for _, op := range ops {
-		c.hint(op.Key)
-	}
-	if len(c.Instances)+len(c.Apps)+len(c.Deployments)+len(c.Nodes)+len(c.Volumes) > maxHints {
-		*c = Changes{Full: true, Events: c.Events}
-	}
 	c.Events = append(c.Events, events...)
 	if n := len(c.Events) - keptEvents; n > 0 {
 		c.Events = c.Events[n:]
@@ -87,6 +92,18 @@ func (w *Watch) add(ops []Op, events []model.Event) {
 	select {
 	case w.ready <- struct{}{}:
 	default:
+	}
+}
+
+// merge takes in writes, and gives up when there are too many to tell.
+func (c *Changes) merge(later [][]Op) {
+	for _, ops := range later {
+		for _, op := range ops {
+			c.hint(op.Key)
+		}
+		if len(c.Instances)+len(c.Apps)+len(c.Deployments)+len(c.Nodes)+len(c.Volumes) > maxHints {
+			*c = Changes{Full: true, Events: c.Events}
+		}
 	}
 }
 
