@@ -230,7 +230,7 @@ func (db *DB) publishLocked(t *tables, ops []Op) {
 	t.events = db.cur.Load().events
 	db.cur.Store(t)
 	for w := range db.watches {
-		w.add(ops, nil)
+		w.add(ops)
 	}
 	if db.moved != nil {
 		close(db.moved)
@@ -276,7 +276,7 @@ func (db *DB) emit(events []model.Event) {
 	t.events = appendRing(t.events, events)
 	db.cur.Store(&t)
 	for w := range db.watches {
-		w.add(nil, events)
+		w.add(nil)
 	}
 }
 
