@@ -32,12 +32,15 @@ type tables struct {
 	events      []model.Event
 }
 
+// degree of the trees of instances: a write copies the node of the tree that it lands in, half as much as by default.
+const degree = 16
+
 func newTables() *tables {
 	return &tables{
 		owner:       new(owner),
 		apps:        &btree.Map[model.AppID, *model.App]{},
 		versions:    &btree.Map[string, *model.AppVersion]{},
-		instances:   &btree.Map[model.InstanceID, *model.Instance]{},
+		instances:   btree.NewMap[model.InstanceID, *model.Instance](degree),
 		byApp:       &btree.Map[model.AppID, *group]{},
 		byNode:      &btree.Map[model.NodeID, *group]{},
 		pending:     &btree.Map[model.InstanceID, *model.Instance]{},
