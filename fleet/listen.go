@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"runtime"
-	"sync"
+	"slices"
+	"sync/atomic"
 
 	"github.com/gantry-os/gantry/agent/wire"
 	"github.com/gantry-os/gantry/model"
@@ -23,18 +24,29 @@ type up struct {
 
 func (u *up) size() int { return max(1, len(u.msg.Reports)) }
 
-// inbox gathers what agents say until listen takes it.
+// inbox gathers what agents say until listen takes it. It has no lock: thousands who say something at once would stand in
+// line for it, each woken only to wake the next.
 type inbox struct {
-	ready chan struct{} // has one element when messages wait
+	ready  chan struct{} // has one element when messages wait
+	newest atomic.Pointer[letter]
 
-	mu      sync.Mutex
-	waiting []up
+	waiting []up // oldest first; only listen's goroutine uses it
+}
+
+// letter is one message, and the one before it.
+type letter struct {
+	up
+	older *letter
 }
 
 func (b *inbox) put(u up) {
-	b.mu.Lock()
-	b.waiting = append(b.waiting, u)
-	b.mu.Unlock()
+	l := &letter{up: u}
+	for {
+		l.older = b.newest.Load()
+		if b.newest.CompareAndSwap(l.older, l) {
+			break
+		}
+	}
 	b.wake()
 }
 
@@ -47,16 +59,17 @@ func (b *inbox) wake() {
 
 // take returns the oldest messages, as many as go into one transaction.
 func (b *inbox) take() []up {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	from := len(b.waiting)
+	for l := b.newest.Swap(nil); l != nil; l = l.older {
+		b.waiting = append(b.waiting, l.up)
+	}
+	slices.Reverse(b.waiting[from:])
 	n := 0
 	for size := 0; n < len(b.waiting) && size < maxBatch; n++ {
 		size += b.waiting[n].size()
 	}
 	batch := b.waiting[:n:n]
-	if b.waiting = b.waiting[n:]; len(b.waiting) == 0 {
-		b.waiting = nil
-	} else {
+	if b.waiting = b.waiting[n:]; len(b.waiting) > 0 {
 		b.wake()
 	}
 	return batch
