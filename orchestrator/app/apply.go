@@ -33,7 +33,6 @@ func (d *Decisions) trim(room int) bool {
 	create := make([]Create, 0, len(d.Create))
 	for _, c := range d.Create {
 		c.Count = min(c.Count, room)
-		c.Slots, c.Replaces = c.Slots[:min(len(c.Slots), c.Count)], c.Replaces[:min(len(c.Replaces), c.Count)]
 		room -= c.Count
 		create = append(create, c)
 	}

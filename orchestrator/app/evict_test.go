@@ -186,7 +186,7 @@ func TestLossDuringMove(t *testing.T) {
 // TestScaleDownDuringMove protects against ends that count twice: of an app that shrinks the replacement goes that waits
 // for a place, and the one that has to leave instead of another.
 func TestScaleDownDuringMove(t *testing.T) {
-	w := running(4, &model.Update{MaxSurge: "1", MinHealthyTime: &noWait})
+	w := running(4, &model.Update{MaxSurge: "2", MinHealthyTime: &noWait})
 	w.leave(1, model.EvictMove)
 	w.check(t, "moves")
 	three := 3
@@ -227,6 +227,40 @@ func TestPreempted(t *testing.T) {
 	}
 }
 
+// TestPausedScaleUp protects a pause from evictions: who was evicted during it is replaced once, who was before it not
+// at all, and the rest of the count waits for the user.
+func TestPausedScaleUp(t *testing.T) {
+	for _, during := range []bool{true, false} {
+		w := running(2, &model.Update{MaxSurge: "1", MinHealthyTime: &noWait})
+		six := 6
+		w.snap.Versions[0].Spec.Instances = &six
+		w.now = w.now.Add(2 * time.Hour)
+		w.pause()
+		w.leave(0, model.EvictPreempt)
+		if !during {
+			w.replace(0, func(i *model.Instance) { i.Evict.At, i.Desired = w.now.Add(-90*time.Minute), model.Halt })
+		}
+		want := map[bool]int{true: 1, false: 0}[during]
+		if d := w.check(t, "evicted"); w.created(d) != want {
+			t.Fatalf("during the pause: %t: %+v", during, d)
+		}
+		w.over(0)
+		w.still(t, "over")
+	}
+}
+
+// TestPausedWithdrawal protects the one that serves: the replacement stays when the other, that may stay, does less.
+func TestPausedWithdrawal(t *testing.T) {
+	w := running(2, &model.Update{MinHealthy: "1", MaxSurge: "1", MinHealthyTime: &noWait})
+	w.pause()
+	w.leave(0, model.EvictDrain)
+	w.check(t, "moves")
+	w.place(2, true)
+	w.place(0, false)
+	w.leave(0, "")
+	w.still(t, "withdrawn")
+}
+
 // TestEvictedOldGoFirst protects that a deployment which replaces an instance anyway begins with those that have to leave.
 func TestEvictedOldGoFirst(t *testing.T) {
 	w := running(3, &model.Update{MaxSurge: "1", MinHealthyTime: &noWait})
@@ -247,7 +281,7 @@ func TestEvictedOldGoFirst(t *testing.T) {
 	}
 }
 
-// TestEvictionOfSettledApps protects that a plan is made for an app at rest when one of its instances has to leave.
+// TestEvictionIsNoRest protects that a plan is made for an app at rest when one of its instances has to leave.
 func TestEvictionIsNoRest(t *testing.T) {
 	w := running(2, nil)
 	if d := w.check(t, "before"); !d.Settled {
@@ -264,10 +298,10 @@ func TestEvictionIsNoRest(t *testing.T) {
 // TestDeploymentEndsDuringMove protects deployments from waiting for a move: all of the version are healthy.
 func TestDeploymentEndsDuringMove(t *testing.T) {
 	w := running(2, nil)
-	w.snap.Deployments[0].State = model.DeployRunning
 	w.leave(0, model.EvictMove)
-	w.check(t, "first")
-	w.check(t, "second")
+	w.check(t, "moves")
+	w.snap.Deployments[0].State = model.DeployRunning
+	w.check(t, "is deployed")
 	if d := w.snap.Deployments[0]; d.State != model.DeploySucceeded || !strings.HasPrefix(d.Message, "all 2 instances") {
 		t.Fatalf("%s: %s", d.State, d.Message)
 	}

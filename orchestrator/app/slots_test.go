@@ -49,6 +49,17 @@ func TestSlotWaitsForItsHolder(t *testing.T) {
 			t.Fatalf("paused %t: slots 2 and 3 are not given away: %+v", paused, d)
 		}
 		w.still(t, "whole")
+		w.place(3, true)
+		w.place(4, false)
+		w.replace(4, func(i *model.Instance) { i.Created = w.now.Add(-time.Second) })
+		w.over(4)
+		if d := w.check(t, "lost at once"); len(d.Create) != 0 || d.Wake.IsZero() {
+			t.Fatalf("paused %t: what ends at once is made anew at once, or never: %+v", paused, d)
+		}
+		w.now = w.now.Add(shortLived)
+		if d := w.check(t, "later"); len(slots(d)) != 1 || slots(d)[0] != w.snap.Instances[4].Slot {
+			t.Fatalf("paused %t: what ended at once is not made anew: %+v", paused, d)
+		}
 	}
 }
 
