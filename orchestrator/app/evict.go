@@ -31,10 +31,18 @@ func (p *planner) preempt() {
 		if m.Evict == nil || m.Evict.Kind != model.EvictPreempt {
 			return "", ""
 		}
-		return cmp.Or(m.Evict.Why, "its place is needed by more important work"), "instance.preempted"
+		return evictedWhy(m.Evict), "instance.preempted"
 	}
 	p.retire(&p.current, preempted)
 	p.retire(&p.old, preempted)
+}
+
+// evictedWhy says why an instance stops that nobody has taken over from.
+func evictedWhy(e *model.Eviction) string {
+	if e.Kind == model.EvictPreempt {
+		return cmp.Or(e.Why, "its place is needed by more important work")
+	}
+	return "it has to leave its node" + colon(e.Why)
 }
 
 // findHeirs finds out who takes over from whom. Only current instances do, and while the app's deployment is paused any.
@@ -115,14 +123,11 @@ func (p *planner) moved(m member) (why, event string) {
 	switch {
 	case !p.spare(m):
 	case ok && h.rank > unplaced && h.rank >= m.rank:
-		why = fmt.Sprintf("%s took over from it", h.ID)
+		return fmt.Sprintf("%s took over from it%s", h.ID, colon(m.Evict.Why)), ""
 	case !ok && p.ceiling == p.count:
-		why, event = "it has to leave its node", "instance.moving"
+		return evictedWhy(m.Evict), "instance.moving"
 	}
-	if why != "" {
-		why += colon(m.Evict.Why)
-	}
-	return why, event
+	return "", ""
 }
 
 // heirless returns those of list that have to leave and have nobody who takes over from them.
@@ -159,16 +164,25 @@ func (p *planner) moveWhilePaused(dep *model.Deployment) {
 // retireNeedless stops heirs of instances that need not leave any more.
 func (p *planner) retireNeedless() {
 	extra := len(p.current) + len(p.old) - p.pairs - p.count
-	needless := func(m member) (string, string) {
-		h, ok := p.heirs[m.Replaces]
-		if extra <= 0 || !ok || !h.needless || h.ID != m.ID || h.rank > h.from || !p.spare(m) {
+	reason := func(m member) (string, string) {
+		if extra <= 0 || !p.needless(m) || m.rank > p.heirs[m.Replaces].from || !p.spare(m) {
 			return "", ""
 		}
 		extra--
-		return fmt.Sprintf("%s need not leave its node any more", m.Replaces), ""
+		return needlessWhy(m), ""
 	}
-	p.retire(&p.current, needless)
-	p.retire(&p.old, needless)
+	p.retire(&p.current, reason)
+	p.retire(&p.old, reason)
+}
+
+// needless reports whether m came for one that need not leave any more.
+func (p *planner) needless(m member) bool {
+	h, ok := p.heirs[m.Replaces]
+	return ok && h.needless && h.ID == m.ID
+}
+
+func needlessWhy(m member) string {
+	return fmt.Sprintf("%s need not leave its node any more", m.Replaces)
 }
 
 // repay replaces those that were evicted during the pause, since the count, which else asks for it, rests.
@@ -182,7 +196,8 @@ func (p *planner) repay(dep *model.Deployment) {
 		replaced[i.Replaces] = true
 	}
 	for _, i := range slices.Concat(p.ending, p.past) {
-		if short > 0 && i.Evict != nil && !i.Evict.At.Before(dep.Created) && !replaced[i.ID] && p.recreate(i, i.ID) {
+		owed := i.Evict != nil && !i.Evict.At.Before(dep.Created) && (i.Desired == model.Run || i.Why == evictedWhy(i.Evict))
+		if short > 0 && owed && !replaced[i.ID] && p.recreate(i, i.ID) {
 			short--
 		}
 	}

@@ -249,6 +249,18 @@ func TestPausedScaleUp(t *testing.T) {
 	}
 }
 
+// TestPausedEndIsNoDebt protects a pause from going back: what was stopped for the new version is not made again because
+// it was evicted besides.
+func TestPausedEndIsNoDebt(t *testing.T) {
+	w := running(2, &model.Update{MinHealthy: "0", MaxSurge: "1", MinHealthyTime: &noWait})
+	w.pause()
+	w.leave(0, model.EvictDrain)
+	w.replace(0, func(i *model.Instance) { i.Desired, i.Why = model.Halt, "version 2 replaces version 1" })
+	w.still(t, "ending")
+	w.over(0)
+	w.still(t, "over")
+}
+
 // TestPausedWithdrawal protects the one that serves: the replacement stays when the other, that may stay, does less.
 func TestPausedWithdrawal(t *testing.T) {
 	w := running(2, &model.Update{MinHealthy: "1", MaxSurge: "1", MinHealthyTime: &noWait})

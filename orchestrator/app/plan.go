@@ -399,6 +399,9 @@ func (p *planner) retireSurplus() {
 			return "", ""
 		}
 		extra += p.part(m) - 1
+		if p.needless(m) {
+			return needlessWhy(m), ""
+		}
 		return reason, ""
 	})
 }
@@ -435,10 +438,10 @@ func (p *planner) firstToGo(a, b member) int {
 		return 0
 	}
 	grade := func(m member) int {
-		switch h, ok := p.heirs[m.Replaces]; {
+		switch {
 		case m.Evict != nil:
 			return 0
-		case ok && h.needless && h.ID == m.ID:
+		case p.needless(m):
 			return 1
 		}
 		return 2
