@@ -379,9 +379,12 @@ func (s *Spec) validateUpdate(errs *FieldErrors) {
 		atLeast(errs, "update.minHealthyTime", *u.MinHealthyTime, 0)
 	}
 	atLeast(errs, "update.deadline", u.Deadline, time.Second)
-	count, d := s.Count(), s.WithDefaults().Update
-	stuck := count > 0 && d.MinHealthy.Of(count, true) >= count && d.MaxSurge.Of(count, true) == 0
-	if stuck && err == nil && surgeErr == nil {
+	count := s.Count()
+	switch stuck := count > 0 && s.Floor() >= count && s.Ceiling() <= count; {
+	case !stuck || err != nil || surgeErr != nil:
+	case s.Stateful():
+		errs.add("update.minHealthy", "keeps all %d instances, but one with a persistent volume has to end before its replacement starts: write at most %d", count, count-1)
+	default:
 		errs.add("update", "minHealthy keeps all %d instances and maxSurge allows none more, so no instance could ever be replaced: lower minHealthy or raise maxSurge", count)
 	}
 }

@@ -159,6 +159,10 @@ var invalid = []struct {
 	{func(s *Spec) { *s.Update.MinHealthyTime = -1 }, "update.minHealthyTime", "less than 0s"},
 	{func(s *Spec) { s.Update.Deadline = 1 }, "update.deadline", "less than 1s"},
 	{func(s *Spec) { s.Update.MinHealthy, s.Update.MaxSurge = "100%", "0" }, "update", "no instance could ever be replaced"},
+	{func(s *Spec) {
+		s.Volumes = append(s.Volumes, Volume{Name: "kept", Persistent: &Persistent{Size: GiB}})
+		s.Update.MinHealthy = "100%"
+	}, "update.minHealthy", "write at most 2"},
 	{func(s *Spec) { s.Update.MinHealthy, s.Update.MaxSurge = "3", "0%" }, "update", "no instance could ever be replaced"},
 	{func(s *Spec) { s.KillOrder = "random" }, "killOrder", "is not one of"},
 }

@@ -118,6 +118,31 @@ func TestIdleAppsAreLeftAlone(t *testing.T) {
 	if l.looked != 0 {
 		t.Fatalf("a restart in a settled app made it plan %d instances", l.looked)
 	}
+	put(t, db, func(tx *state.Tx) {
+		for i := range tx.Instances() {
+			i = i.Clone()
+			i.Evict = &model.Eviction{Kind: model.EvictDrain, Why: "work on a", At: now}
+			tx.PutInstance(i)
+			return
+		}
+	})
+	if step(t, l); db.View().InstanceCount() != 4 {
+		t.Fatalf("%d instances after one has to leave, want 4", db.View().InstanceCount())
+	}
+	put(t, db, func(tx *state.Tx) {
+		for i := range tx.Instances() {
+			i = i.Clone()
+			i.Evict = nil
+			if i.Replaces != "" {
+				tx.DeleteInstance(i.ID)
+				continue
+			}
+			ready(tx, i, now)
+		}
+	})
+	for range 3 {
+		step(t, l)
+	}
 	now = now.Add(time.Minute)
 	flip(model.PhaseStopped)
 	if got := db.View().InstanceCount(); got != 4 {
