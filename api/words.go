@@ -148,12 +148,12 @@ type trouble struct {
 }
 
 func count(v state.View, id model.AppID) census {
-	var c census
-	for i := range v.InstancesOf(id) {
-		switch {
-		case i.Live():
+	n := v.HealthyCount(id)
+	c := census{wanted: n, running: n, healthy: n}
+	for i := range v.UnwellOf(id) {
+		if i.Live() {
 			c.add(i)
-		case !i.Over():
+		} else {
 			c.ending++
 		}
 	}
@@ -161,14 +161,11 @@ func count(v state.View, id model.AppID) census {
 	return c
 }
 
+// add counts a wanted instance that is not healthy.
 func (c *census) add(i *model.Instance) {
 	c.wanted++
 	if i.Status.Phase == model.PhaseRunning {
 		c.running++
-	}
-	if _, ok := i.HealthySince(); ok {
-		c.healthy++
-		return
 	}
 	state, why := stateWord(i), whyInstance(i)
 	if state == string(model.PhasePending) || state == string(model.PhaseBackoff) {

@@ -25,8 +25,6 @@ import (
 	"github.com/gantry-os/gantry/fleet"
 	"github.com/gantry-os/gantry/identity"
 	"github.com/gantry-os/gantry/model"
-	"github.com/gantry-os/gantry/orchestrator/app"
-	"github.com/gantry-os/gantry/scheduler"
 	"github.com/gantry-os/gantry/state"
 	"github.com/gantry-os/gantry/state/etcd"
 )
@@ -195,22 +193,18 @@ func (d *daemon) serve(ctx context.Context, ready func(Running) error) error {
 
 // runParts runs everything that lives as long as the server, as one group: the first that ends, ends all.
 func (d *daemon) runParts(ctx context.Context, leader state.Store, l net.Listener, shutdown func(client.Shutdown), ready func(Running) error) error {
-	fl := fleet.New(leader, fleet.Config{Now: time.Now, Logger: d.Logger.With("part", "fleet")})
-	orchestrator := app.New(leader, app.Config{Logger: d.Logger.With("part", "orchestrator"), KeepStopped: d.KeepStopped.Std()})
-	place := scheduler.New(leader, scheduler.Config{Now: time.Now, Logger: d.Logger.With("part", "scheduler")})
-	handler, err := d.handler(leader, fl, shutdown)
+	control, err := NewControl(ControlConfig{
+		Store: leader, Auth: d.auth, Info: d.info(), KeepStopped: d.KeepStopped, Shutdown: shutdown, Logger: d.Logger,
+	})
 	if err != nil {
 		return err
 	}
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return d.store.Run(ctx) })
-	group.Go(func() error { return fl.Run(ctx) })
-	group.Go(func() error { return orchestrator.Run(ctx) })
-	group.Go(func() error { return place.Run(ctx) })
-	group.Go(func() error { return d.sessions(ctx, fl) })
-	group.Go(func() error { return serveHTTP(ctx, l, handler) })
-	group.Go(func() error { return d.announce(ctx, fl, l.Addr(), ready) })
+	group.Go(func() error { return control.Run(ctx, l) })
+	group.Go(func() error { return d.sessions(ctx, control.Fleet) })
+	group.Go(func() error { return d.announce(ctx, control.Fleet, l.Addr(), ready) })
 	return group.Wait()
 }
 

@@ -12,15 +12,10 @@ import (
 	goruntime "runtime"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-
 	"github.com/gantry-os/gantry/agent"
 	"github.com/gantry-os/gantry/api"
 	"github.com/gantry-os/gantry/api/client"
-	"github.com/gantry-os/gantry/fleet"
 	"github.com/gantry-os/gantry/runtime/process"
-	"github.com/gantry-os/gantry/state"
 )
 
 // nodeAddr is where the instances of a node on its own are reached.
@@ -63,17 +58,9 @@ func (d *daemon) openAgent() error {
 	return d.agent.Start(ctx)
 }
 
-// handler returns everything that is served over HTTP.
-func (d *daemon) handler(store state.Store, fl *fleet.Fleet, shutdown func(client.Shutdown)) (http.Handler, error) {
-	meters := prometheus.NewRegistry()
-	meters.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return api.New(api.Config{
-		Store: store, Auth: d.auth, Nodes: fl.Node, Shutdown: shutdown, Logger: d.Logger.With("part", "api"),
-		Info: client.Info{
-			Version: Version, Go: goruntime.Version(), Started: d.started, PID: os.Getpid(), DataDir: d.DataDir,
-		},
-		Meters: meters, Gather: meters,
-	})
+// info describes this server to those who ask.
+func (d *daemon) info() client.Info {
+	return client.Info{Version: Version, Go: goruntime.Version(), Started: d.started, PID: os.Getpid(), DataDir: d.DataDir}
 }
 
 // serveHTTP serves until ctx ends, then lets requests under way finish for a moment.

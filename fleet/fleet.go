@@ -13,13 +13,15 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/gantry-os/gantry/agent/wire"
 	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/state"
 )
 
-// maxBatch bounds how many messages of agents go into one transaction.
-const maxBatch = 256
+// maxBatch bounds how many reports, and messages without any, go into one transaction.
+const maxBatch = 5000
 
 // retryPause is the time between tries to write down that nodes went away.
 const retryPause = time.Second
@@ -35,8 +37,13 @@ type Fleet struct {
 	store state.Store
 	cfg   Config
 	ups   chan up
+	hello chan up // written down
 	gone  chan *session
 	done  chan struct{} // closed when Run has returned
+
+	// Only speak's goroutine uses these.
+	homes map[model.InstanceID]model.NodeID // whose session was told of each instance
+	specs map[specKey]*model.Spec           // shared between assignments of one version
 
 	mu     sync.RWMutex
 	nodes  map[model.NodeID]*session
@@ -54,7 +61,8 @@ type up struct {
 func New(store state.Store, cfg Config) *Fleet {
 	return &Fleet{
 		store: store, cfg: cfg,
-		ups: make(chan up), gone: make(chan *session), done: make(chan struct{}),
+		ups: make(chan up), hello: make(chan up), gone: make(chan *session), done: make(chan struct{}),
+		homes: map[model.InstanceID]model.NodeID{}, specs: map[specKey]*model.Spec{},
 		nodes: map[model.NodeID]*session{}, joined: make(chan struct{}),
 	}
 }
@@ -91,11 +99,14 @@ func (f *Fleet) WaitNode(ctx context.Context, id model.NodeID) error {
 // Run serves all sessions until ctx ends.
 func (f *Fleet) Run(ctx context.Context) error {
 	defer close(f.done)
-	_, watch := f.store.Watch()
-	defer watch.Close()
-	lost := map[model.NodeID]bool{} // nodes that went away, which is not written down yet
-	retry := time.NewTimer(retryPause)
-	defer retry.Stop()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return f.listen(ctx) })
+	group.Go(func() error { return f.speak(ctx) })
+	return group.Wait()
+}
+
+// listen writes down what agents say. While one transaction is written, what they say next gathers for another.
+func (f *Fleet) listen(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -104,11 +115,35 @@ func (f *Fleet) Run(ctx context.Context) error {
 			if err := f.take(ctx, f.batch(u)); errors.Is(err, state.ErrDeposed) {
 				return err
 			}
-		case s := <-f.gone:
-			if f.leave(s) {
-				lost[s.id] = true
-				retry.Reset(0)
+		}
+	}
+}
+
+// speak tells agents what changed for them, and writes down which nodes went away.
+func (f *Fleet) speak(ctx context.Context) error {
+	_, watch := f.store.Watch()
+	defer watch.Close()
+	lost := map[model.NodeID]bool{} // nodes that went away, which is not written down yet
+	retry := time.NewTimer(retryPause)
+	defer retry.Stop()
+	lose := func(s *session) {
+		if f.leave(s) {
+			lost[s.id] = true
+			retry.Reset(0)
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case u := <-f.hello:
+			f.join(u.from, u.msg.Hello.ID)
+			u.err <- nil
+			if u.from.over() { // it may have gone before
+				lose(u.from)
 			}
+		case s := <-f.gone:
+			lose(s)
 		case <-retry.C:
 			if err := f.markLost(ctx, lost); errors.Is(err, state.ErrDeposed) {
 				return err
@@ -126,16 +161,19 @@ func (f *Fleet) Run(ctx context.Context) error {
 // batch returns first and what else waits already.
 func (f *Fleet) batch(first up) []up {
 	all := []up{first}
-	for len(all) < maxBatch {
+	for size := first.size(); size < maxBatch; {
 		select {
 		case u := <-f.ups:
 			all = append(all, u)
+			size += u.size()
 		default:
 			return all
 		}
 	}
 	return all
 }
+
+func (u *up) size() int { return max(1, len(u.msg.Reports)) }
 
 // take writes down what agents said, in one transaction, and answers them. The agents try again what failed.
 func (f *Fleet) take(ctx context.Context, batch []up) error {
@@ -151,10 +189,15 @@ func (f *Fleet) take(ctx context.Context, batch []up) error {
 		return nil
 	})
 	for _, u := range batch {
-		if err == nil && u.msg.Hello != nil {
-			f.join(u.from, u.msg.Hello.ID)
+		if err != nil || u.msg.Hello == nil {
+			u.err <- err
+			continue
 		}
-		u.err <- err
+		select {
+		case f.hello <- u: // it is answered once it has joined
+		case <-ctx.Done():
+			u.err <- context.Cause(ctx)
+		}
 	}
 	return err
 }
@@ -269,26 +312,42 @@ func phaseWords(p model.Phase) string {
 	return "is " + string(p)
 }
 
+// spec returns a version's spec with its defaults, nil when there is no such version.
+func (f *Fleet) spec(view state.View, i *model.Instance) *model.Spec {
+	key := specKey{i.App, i.Version}
+	if spec := f.specs[key]; spec != nil {
+		return spec
+	}
+	v := view.Version(i.App, i.Version)
+	if v == nil {
+		return nil
+	}
+	if len(f.specs) >= maxSpecs {
+		clear(f.specs)
+	}
+	f.specs[key] = v.Spec.WithDefaults()
+	return f.specs[key]
+}
+
 // spread passes changes on to the sessions they concern.
 func (f *Fleet) spread(view state.View, c state.Changes) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if c.Full {
+		clear(f.homes)
 		for _, s := range f.nodes {
 			s.reset(view)
 		}
 		return
 	}
 	for id := range c.Instances {
-		i := view.Instance(id)
-		if i != nil {
-			if s := f.nodes[i.Node]; s != nil {
-				s.set(view, i)
+		if i := view.Instance(id); i == nil {
+			if s := f.nodes[f.homes[id]]; s != nil {
+				s.drop(id)
 			}
-			continue
-		}
-		for _, s := range f.nodes {
-			s.drop(id)
+			delete(f.homes, id)
+		} else if s := f.nodes[i.Node]; s != nil {
+			s.set(view, i)
 		}
 	}
 }

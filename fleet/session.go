@@ -13,8 +13,8 @@ import (
 // errEnded is why calls on a link fail when the servers' end went away.
 var errEnded = errors.New("the server has ended the session")
 
-// maxSpecs bounds the cache of specs that a session holds.
-const maxSpecs = 1024
+// maxSpecs bounds the cache of specs.
+const maxSpecs = 4096
 
 // session is one connected node: what it was told, and what waits to be sent. It is also the agent's end of the link,
 // as both live in one process.
@@ -26,11 +26,10 @@ type session struct {
 	ready chan struct{} // has one element when out holds something
 	ended chan struct{}
 
-	mu    sync.Mutex
-	told  map[model.InstanceID]told // what the agent knows once out is delivered
-	specs map[specKey]*model.Spec   // shared between assignments of one version
-	out   wire.Down
-	why   error // set when ended is closed
+	mu   sync.Mutex
+	told map[model.InstanceID]told // what the agent knows once out is delivered
+	out  wire.Down
+	why  error // set when ended is closed
 }
 
 // told is the part of an assignment that changes.
@@ -64,6 +63,16 @@ func (s *session) end(why error) {
 	if s.why == nil {
 		s.why = why
 		close(s.ended)
+	}
+}
+
+// over reports whether the session has ended.
+func (s *session) over() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -104,7 +113,7 @@ func (s *session) Recv(ctx context.Context) (wire.Down, error) {
 func (s *session) reset(view state.View) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.told, s.specs = map[model.InstanceID]told{}, map[specKey]*model.Spec{}
+	s.told = map[model.InstanceID]told{}
 	s.out = wire.Down{Full: true}
 	for i := range view.InstancesOn(s.id) {
 		s.addLocked(view, i)
@@ -126,32 +135,17 @@ func (s *session) addLocked(view state.View, i *model.Instance) bool {
 	if was, ok := s.told[i.ID]; ok && was == now {
 		return false
 	}
-	spec := s.specLocked(view, i)
+	spec := s.fleet.spec(view, i)
 	if spec == nil && !now.over { // of what is over only the logs are kept, perhaps longer than its version
 		s.fleet.cfg.Logger.Error("an instance's version is gone", "instance", i.ID, "app", i.App, "version", i.Version)
 		return false
 	}
 	s.told[i.ID] = now
+	s.fleet.homes[i.ID] = s.id
 	s.out.Set = append(s.out.Set, wire.Assignment{
 		ID: i.ID, App: i.App, Version: i.Version, Desired: i.Desired, Over: now.over, Attempt: i.Status.Attempt, Ports: i.Ports, Spec: spec,
 	})
 	return true
-}
-
-func (s *session) specLocked(view state.View, i *model.Instance) *model.Spec {
-	key := specKey{i.App, i.Version}
-	if spec := s.specs[key]; spec != nil {
-		return spec
-	}
-	v := view.Version(i.App, i.Version)
-	if v == nil {
-		return nil
-	}
-	if len(s.specs) >= maxSpecs {
-		clear(s.specs)
-	}
-	s.specs[key] = v.Spec.WithDefaults()
-	return s.specs[key]
 }
 
 // drop tells the agent to forget an instance, if it knows it.

@@ -1,7 +1,7 @@
 package state
 
 import (
-	"fmt"
+	"strconv"
 
 	"github.com/gantry-os/gantry/model"
 	"github.com/tidwall/btree"
@@ -10,14 +10,16 @@ import (
 // keptEvents bounds the ring of events.
 const keptEvents = 4096
 
-// tables is one immutable picture of all records. Cloning costs the same however many there are.
+// tables is one picture of all records, immutable once it was published or cloned. Cloning costs the same however many
+// records there are.
 type tables struct {
 	rev         uint64
+	owner       *owner // of the groups that may be changed in place
 	apps        *btree.Map[model.AppID, *model.App]
 	versions    *btree.Map[string, *model.AppVersion] // by versionKey
 	instances   *btree.Map[model.InstanceID, *model.Instance]
-	byApp       *btree.Map[string, *model.Instance] // by app, NUL, instance
-	byNode      *btree.Map[string, *model.Instance] // by node, NUL, instance
+	byApp       *btree.Map[model.AppID, *group]
+	byNode      *btree.Map[model.NodeID, *group]
 	pending     *btree.Map[model.InstanceID, *model.Instance]
 	deployments *btree.Map[model.DeploymentID, *model.Deployment]
 	active      *btree.Map[model.DeploymentID, *model.Deployment]
@@ -32,11 +34,12 @@ type tables struct {
 
 func newTables() *tables {
 	return &tables{
+		owner:       new(owner),
 		apps:        &btree.Map[model.AppID, *model.App]{},
 		versions:    &btree.Map[string, *model.AppVersion]{},
 		instances:   &btree.Map[model.InstanceID, *model.Instance]{},
-		byApp:       &btree.Map[string, *model.Instance]{},
-		byNode:      &btree.Map[string, *model.Instance]{},
+		byApp:       &btree.Map[model.AppID, *group]{},
+		byNode:      &btree.Map[model.NodeID, *group]{},
 		pending:     &btree.Map[model.InstanceID, *model.Instance]{},
 		deployments: &btree.Map[model.DeploymentID, *model.Deployment]{},
 		active:      &btree.Map[model.DeploymentID, *model.Deployment]{},
@@ -49,18 +52,33 @@ func newTables() *tables {
 	}
 }
 
+// clone returns a copy of t, which must not be changed any more.
 func (t *tables) clone() *tables {
 	return &tables{
-		rev: t.rev, apps: t.apps.Copy(), versions: t.versions.Copy(), instances: t.instances.Copy(),
-		byApp: t.byApp.Copy(), byNode: t.byNode.Copy(), pending: t.pending.Copy(),
-		deployments: t.deployments.Copy(), active: t.active.Copy(), nodes: t.nodes.Copy(), events: t.events,
-		settings: t.settings.Copy(), roles: t.roles.Copy(), pools: t.pools.Copy(), reserved: t.reserved.Copy(), volumes: t.volumes.Copy(),
+		rev: t.rev, owner: new(owner), apps: fork(t.apps), versions: fork(t.versions), instances: fork(t.instances),
+		byApp: fork(t.byApp), byNode: fork(t.byNode), pending: fork(t.pending),
+		deployments: fork(t.deployments), active: fork(t.active), nodes: fork(t.nodes), events: t.events,
+		settings: fork(t.settings), roles: fork(t.roles), pools: fork(t.pools), reserved: fork(t.reserved), volumes: fork(t.volumes),
 	}
 }
 
-func versionKey(app model.AppID, v uint64) string { return fmt.Sprintf("%s\x00%020d", app, v) }
+// fork returns a copy of a tree that nobody changes any more. Others may read it meanwhile, or fork it: unlike Copy of the
+// tree itself, it writes nothing there.
+func fork[K ~string, V any](m *btree.Map[K, V]) *btree.Map[K, V] {
+	own := *m
+	return own.Copy()
+}
 
-func childKey(parent string, id model.InstanceID) string { return parent + "\x00" + string(id) }
+// versionKey sorts by app, then by number.
+func versionKey(app model.AppID, v uint64) string {
+	const digits = 20
+	b := make([]byte, 0, len(app)+1+digits)
+	b = append(append(b, app...), 0)
+	for n := len(strconv.AppendUint(b, v, 10)) - len(b); n < digits; n++ {
+		b = append(b, '0')
+	}
+	return string(strconv.AppendUint(b, v, 10))
+}
 
 // set puts val under key, or deletes the key when val is nil, and keeps the indexes true.
 func (t *tables) set(key Key, val any) {
@@ -103,24 +121,23 @@ func put[K ~string, V any](m *btree.Map[K, *V], key K, val any) {
 }
 
 func (t *tables) setInstance(id model.InstanceID, val any) {
-	old, _ := t.instances.Get(id)
-	if old != nil {
-		t.byApp.Delete(childKey(string(old.App), id))
-		t.byNode.Delete(childKey(string(old.Node), id))
-		t.pending.Delete(id)
-	}
-	put(t.instances, id, val)
-	i, ok := val.(*model.Instance)
-	if !ok {
+	i, _ := val.(*model.Instance)
+	var old *model.Instance
+	if i != nil {
+		old, _ = t.instances.Set(id, i)
+	} else if old, _ = t.instances.Delete(id); old == nil {
 		return
 	}
-	t.byApp.Set(childKey(string(i.App), id), i)
-	if i.Node != "" {
-		t.byNode.Set(childKey(string(i.Node), id), i)
-	} else if i.Live() {
+	regroup(t.byApp, t.owner, appOf, old, i)
+	regroup(t.byNode, t.owner, nodeOf, old, i)
+	if waits(i) {
 		t.pending.Set(id, i)
+	} else if waits(old) {
+		t.pending.Delete(id)
 	}
 }
+
+func waits(i *model.Instance) bool { return i != nil && i.Node == "" && i.Live() }
 
 func setRevision(val any, rev uint64) {
 	switch v := val.(type) {

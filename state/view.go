@@ -62,12 +62,31 @@ func (v View) InstanceCount() int { return v.t.instances.Len() }
 
 // InstancesOf returns the instances of an app, those that are over included.
 func (v View) InstancesOf(app model.AppID) iter.Seq[*model.Instance] {
-	return below(v, v.t.byApp, string(app))
+	return members(v, v.t.byApp, app)
 }
 
 // InstancesOn returns the instances placed on a node, those that are over included.
 func (v View) InstancesOn(node model.NodeID) iter.Seq[*model.Instance] {
-	return below(v, v.t.byNode, string(node))
+	return members(v, v.t.byNode, node)
+}
+
+// UnwellOf returns the instances of an app that are neither over nor healthy, as Instance.HealthySince has it: those that
+// are to stop included.
+func (v View) UnwellOf(app model.AppID) iter.Seq[*model.Instance] {
+	return func(yield func(*model.Instance) bool) {
+		if g := get(v.t.byApp, app); g != nil {
+			g.settled(v, g.unwell).Scan(func(_ model.InstanceID, i *model.Instance) bool { return yield(i) })
+		}
+	}
+}
+
+// HealthyCount returns how many instances of an app are healthy, as Instance.HealthySince has it.
+func (v View) HealthyCount(app model.AppID) int {
+	g := get(v.t.byApp, app)
+	if g == nil {
+		return 0
+	}
+	return g.all.Len() - g.unwell.Len() - g.over
 }
 
 // Pending returns the wanted instances that have no node.
@@ -142,6 +161,14 @@ func get[K ~string, V any](m *btree.Map[K, *V], key K) *V {
 func all[K ~string, V any](v View, m *btree.Map[K, V]) iter.Seq[V] {
 	return func(yield func(V) bool) {
 		settled(v, m).Scan(func(_ K, val V) bool { return yield(val) })
+	}
+}
+
+func members[K ~string](v View, groups *btree.Map[K, *group], key K) iter.Seq[*model.Instance] {
+	return func(yield func(*model.Instance) bool) {
+		if g := get(groups, key); g != nil {
+			g.settled(v, g.all).Scan(func(_ model.InstanceID, i *model.Instance) bool { return yield(i) })
+		}
 	}
 }
 

@@ -117,6 +117,7 @@ func (n *naive) change(tx *state.Tx, rng *rand.Rand) {
 		}
 		i.Desired = []model.Desired{model.Run, model.Halt}[rng.IntN(2)]
 		i.Status.Phase = []model.Phase{model.PhasePending, model.PhaseRunning, model.PhaseStopped}[rng.IntN(3)]
+		i.Status.Ready = rng.IntN(2) == 0
 		n.instances[i.ID] = i
 		tx.PutInstance(i)
 	case 7:
@@ -170,6 +171,14 @@ func (n *naive) check(t *testing.T, v state.View) {
 	for k := range 5 {
 		a := model.AppID(fmt.Sprintf("/a%d", k))
 		equal("instances of "+string(a), ids(v.InstancesOf(a), instanceID), where(func(i *model.Instance) bool { return i.App == a }))
+		isHealthy := func(i *model.Instance) bool { _, ok := i.HealthySince(); return ok }
+		equal("unwell of "+string(a), ids(v.UnwellOf(a), instanceID), where(func(i *model.Instance) bool {
+			return i.App == a && !i.Over() && !isHealthy(i)
+		}))
+		healthy := where(func(i *model.Instance) bool { return i.App == a && isHealthy(i) })
+		if got := v.HealthyCount(a); got != len(healthy) {
+			t.Errorf("%d of %s are healthy, want %v", got, a, healthy)
+		}
 		var versions []string
 		for num := range n.versions[a] {
 			versions = append(versions, fmt.Sprintf("%03d", num))

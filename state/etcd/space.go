@@ -98,3 +98,25 @@ func (s *Store) shrink(ctx context.Context) (int64, error) {
 	}
 	return s.member.Server.Backend().Size(), nil
 }
+
+// Stored returns how many records of a kind there are, and the bytes of their keys and values.
+func (s *Store) Stored(ctx context.Context, kind state.Kind) (records int, bytes int64, err error) {
+	prefix := root + kind.String() + "/"
+	for from, more := prefix, true; more; {
+		resp, err := s.client.Get(ctx, from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithLimit(page))
+		if err != nil {
+			return 0, 0, explain(err)
+		}
+		for _, kv := range resp.Kvs {
+			records++
+			bytes += int64(len(kv.Key) + len(kv.Value))
+		}
+		if more = resp.More; more {
+			from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+		}
+	}
+	return records, bytes, nil
+}
+
+// FileSize returns the bytes of the database file, history and gaps included.
+func (s *Store) FileSize() int64 { return s.member.Server.Backend().Size() }
