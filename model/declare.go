@@ -66,7 +66,7 @@ func (d *Declaration) AddAttribute(text string) error {
 func (d *Declaration) AddResource(text string) error {
 	name, value, ok := strings.Cut(text, "=")
 	if !ok || value == "" {
-		return fmt.Errorf("%q is not a resource: write name=amount, such as licenses=4, or name={a,b,c}", text)
+		return fmt.Errorf("%q is not a resource: write name=amount, such as licenses=4, or 'name={a,b,c}'", text)
 	}
 	if name == "" || len(name) > MaxSegment || !plain(name, "-_.") {
 		return fmt.Errorf("%q is not the name of a resource: letters, digits, '-', '_' and '.' are allowed, at most %d of them", name, MaxSegment)
@@ -102,7 +102,7 @@ func parseCustom(text string) (Custom, error) {
 		n, err := ParseUnits(text)
 		switch {
 		case err != nil:
-			return Custom{}, fmt.Errorf("%w, or {a,b,c} for items", err)
+			return Custom{}, fmt.Errorf("%w, or '{a,b,c}' for items", err)
 		case n == 0:
 			return Custom{}, errors.New("an amount of 0 is nothing to declare")
 		}

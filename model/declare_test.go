@@ -75,7 +75,7 @@ func TestDeclarationsThatAreRefused(t *testing.T) {
 		{d.AddResource, "a-b=2", `"a-b" is declared twice`},
 		{d.AddResource, "a_b=2", "both are A_B"},
 		{d.AddResource, "cpus=2", "given by --node-cpus"},
-		{d.AddResource, "x=many", "write 2 or 0.5, or {a,b,c} for items"},
+		{d.AddResource, "x=many", "write 2 or 0.5, or '{a,b,c}' for items"},
 		{d.AddResource, "x=-1", "outside 0"},
 		{d.AddResource, "x=NaN", "not a number"},
 		{d.AddResource, "x=0", "nothing to declare"},
