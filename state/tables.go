@@ -27,6 +27,7 @@ type tables struct {
 	pools       *btree.Map[string, *model.Pool]
 	reserved    *btree.Map[string, *model.Reservation]
 	volumes     *btree.Map[model.VolumeID, *model.PersistentVolume]
+	volumesOn   *btree.Map[string, *model.PersistentVolume] // by node, NUL, volume
 	events      []model.Event
 }
 
@@ -46,6 +47,7 @@ func newTables() *tables {
 		pools:       &btree.Map[string, *model.Pool]{},
 		reserved:    &btree.Map[string, *model.Reservation]{},
 		volumes:     &btree.Map[model.VolumeID, *model.PersistentVolume]{},
+		volumesOn:   &btree.Map[string, *model.PersistentVolume]{},
 	}
 }
 
@@ -55,6 +57,7 @@ func (t *tables) clone() *tables {
 		byApp: t.byApp.Copy(), byNode: t.byNode.Copy(), pending: t.pending.Copy(),
 		deployments: t.deployments.Copy(), active: t.active.Copy(), nodes: t.nodes.Copy(), events: t.events,
 		settings: t.settings.Copy(), roles: t.roles.Copy(), pools: t.pools.Copy(), reserved: t.reserved.Copy(), volumes: t.volumes.Copy(),
+		volumesOn: t.volumesOn.Copy(),
 	}
 }
 
@@ -90,9 +93,21 @@ func (t *tables) set(key Key, val any) {
 	case KindReservation:
 		put(t.reserved, key.ID, val)
 	case KindVolume:
-		put(t.volumes, model.VolumeID(key.ID), val)
+		t.setVolume(model.VolumeID(key.ID), val)
 	}
 }
+
+func (t *tables) setVolume(id model.VolumeID, val any) {
+	if old := get(t.volumes, id); old != nil {
+		t.volumesOn.Delete(homeKey(old))
+	}
+	put(t.volumes, id, val)
+	if v, ok := val.(*model.PersistentVolume); ok {
+		t.volumesOn.Set(homeKey(v), v)
+	}
+}
+
+func homeKey(v *model.PersistentVolume) string { return string(v.Node) + "\x00" + string(v.ID) }
 
 func put[K ~string, V any](m *btree.Map[K, *V], key K, val any) {
 	if v, ok := val.(*V); ok && v != nil {
