@@ -42,6 +42,7 @@ type Fleet struct {
 	done  chan struct{} // closed when Run has returned
 
 	// Only speak's goroutine uses these.
+	drops map[model.VolumeID]model.NodeID   // volumes that a node was told to delete
 	homes map[model.InstanceID]model.NodeID // whose session was told of each instance
 	specs map[specKey]*model.Spec           // shared between assignments of one version
 
@@ -62,7 +63,7 @@ func New(store state.Store, cfg Config) *Fleet {
 	return &Fleet{
 		store: store, cfg: cfg,
 		ups: make(chan up), hello: make(chan up), gone: make(chan *session), done: make(chan struct{}),
-		homes: map[model.InstanceID]model.NodeID{}, specs: map[specKey]*model.Spec{},
+		homes: map[model.InstanceID]model.NodeID{}, specs: map[specKey]*model.Spec{}, drops: map[model.VolumeID]model.NodeID{},
 		nodes: map[model.NodeID]*session{}, joined: make(chan struct{}),
 	}
 }
@@ -185,6 +186,9 @@ func (f *Fleet) take(ctx context.Context, batch []up) error {
 			for _, r := range u.msg.Reports {
 				f.putStatus(tx, r)
 			}
+			for _, id := range u.msg.RemovedVolumes {
+				f.deleteVolume(tx, u.from.id, id)
+			}
 		}
 		return nil
 	})
@@ -275,6 +279,16 @@ func (f *Fleet) putStatus(tx *state.Tx, r wire.Report) {
 	}
 }
 
+// deleteVolume forgets a volume that its node has deleted, if that is what a user asked for.
+func (f *Fleet) deleteVolume(tx *state.Tx, node model.NodeID, id model.VolumeID) {
+	v := tx.Volume(id)
+	if v == nil || v.Node != node || !v.Removing {
+		return
+	}
+	tx.DeleteVolume(id)
+	tx.Emit(model.Event{Type: "volume.deleted", App: v.App, Node: node, Message: fmt.Sprintf("volume %s is deleted", id)})
+}
+
 // statusEvent says what changed from one status to the next, if people would want to know.
 func statusEvent(old, now *model.Instance) (model.Event, bool) {
 	e := model.Event{App: now.App, Instance: now.ID, Node: now.Node}
@@ -340,6 +354,7 @@ func (f *Fleet) spread(view state.View, c state.Changes) {
 		}
 		return
 	}
+	f.spreadVolumes(view, c) // first: an instance may use a volume of the same id as one that is gone
 	for id := range c.Instances {
 		if i := view.Instance(id); i == nil {
 			if s := f.nodes[f.homes[id]]; s != nil {
@@ -348,6 +363,26 @@ func (f *Fleet) spread(view state.View, c state.Changes) {
 			delete(f.homes, id)
 		} else if s := f.nodes[i.Node]; s != nil {
 			s.set(view, i)
+		}
+	}
+}
+
+// spreadVolumes tells nodes which volumes are to be deleted, each once. An id may come to name another volume, which nothing
+// that was said of the first one may hurt.
+func (f *Fleet) spreadVolumes(view state.View, c state.Changes) {
+	for id := range c.Volumes {
+		v := view.Volume(id)
+		told, ok := f.drops[id]
+		if v != nil && v.Removing && (!ok || told != v.Node) {
+			if s := f.nodes[v.Node]; s != nil {
+				f.drops[id] = v.Node
+				s.dropVolume(id)
+			}
+		} else if ok && (v == nil || !v.Removing) {
+			delete(f.drops, id)
+			if s := f.nodes[told]; s != nil {
+				s.keepVolume(id)
+			}
 		}
 	}
 }

@@ -24,6 +24,7 @@ type Spec struct {
 	Update     *Update           `json:"update,omitempty" doc:"How one version replaces another. Changing it restarts nothing."`
 	KillOrder  KillOrder         `json:"killOrder,omitempty" enum:"youngest-first,oldest-first" doc:"Which instances go first on scale down. Default youngest-first."`
 
+	Isolation   Isolation    `json:"isolation,omitempty" enum:"vm" doc:"vm: each instance runs in a virtual machine of its own, on nodes that can give it one. All its containers need an image. Default: namespaces and cgroups."`
 	Pool        string       `json:"pool,omitempty" doc:"Part of the nodes that it runs on. Default default."`
 	Role        RoleID       `json:"role,omitempty" doc:"Role whose share of the cluster it uses, such as /analytics/batch. Default /. Changing it restarts nothing: all instances count under the new one."`
 	Priority    *int         `json:"priority,omitempty" doc:"From 0 to 100. Within a role, higher goes first and may end lower to make room. Default 50. Changing it restarts nothing."`
@@ -54,6 +55,12 @@ type Container struct {
 	Artifacts []Artifact        `json:"artifacts,omitempty" doc:"Files fetched into the sandbox before start."`
 	Mounts    []Mount           `json:"mounts,omitempty" doc:"Volumes that the container sees."`
 }
+
+// Isolation is what stands between an instance and the rest of its node.
+type Isolation string
+
+// IsolationVM asks for a virtual machine: it may run on nodes with Node.VM.
+const IsolationVM Isolation = "vm"
 
 // PullPolicy says when an image is fetched.
 type PullPolicy string

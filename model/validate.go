@@ -67,6 +67,7 @@ func (s *Spec) Validate() FieldErrors {
 	s.validateChecks(&errs, "health", s.Health)
 	s.validateChecks(&errs, "readiness", s.Readiness)
 	s.validatePolicies(&errs)
+	oneOf(&errs, "isolation", s.Isolation, IsolationVM)
 	s.validatePlacement(&errs)
 	return errs
 }
@@ -90,6 +91,9 @@ func (s *Spec) validateContainers(errs *FieldErrors) {
 		}
 		seen[name] = true
 		c.validate(errs, at)
+		if s.Isolation == IsolationVM && c.Image == "" {
+			errs.add(at+".image", "is missing: a virtual machine runs images, not programs of the node")
+		}
 		c.validateMounts(errs, at, s.Volumes)
 	}
 }
