@@ -64,11 +64,11 @@ func checkRole(v state.View, s *model.Spec) error {
 }
 
 func missingRole(v state.View, id model.RoleID) string {
-	hint := didYouMean(string(id), roleNames(v))
-	if hint == "" {
-		hint = fmt.Sprintf("; gantry role set %s makes it", id)
+	near := didYouMean(string(id), roleNames(v))
+	if near == "" {
+		near = ";"
 	}
-	return fmt.Sprintf("there is no role %s%s", id, hint)
+	return fmt.Sprintf("there is no role %s%s gantry role set %s makes it", id, near, id)
 }
 
 // roleUse is what is taken in the name of a role and of those below it.
