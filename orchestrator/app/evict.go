@@ -130,15 +130,16 @@ func (p *planner) moved(m member) (why, event string) {
 	return "", ""
 }
 
-// heirless returns those of list that have to leave and have nobody who takes over from them.
-func (p *planner) heirless(list []member) []model.InstanceID {
-	if !p.evicted {
+// heirless returns those of list that have to leave and are to have an heir now. There are none while what was lost
+// moments after its creation waits to be replaced: it may have been an heir.
+func (p *planner) heirless(list []member) []*model.Instance {
+	if !p.evicted || p.held > 0 {
 		return nil
 	}
-	var out []model.InstanceID
+	var out []*model.Instance
 	for _, m := range list {
 		if _, ok := p.heirs[m.ID]; !ok && leaving(m) {
-			out = append(out, m.ID)
+			out = append(out, m.Instance)
 		}
 	}
 	return out
@@ -154,10 +155,8 @@ func (p *planner) moveWhilePaused(dep *model.Deployment) {
 	if p.ceiling == p.count {
 		return
 	}
-	for _, m := range slices.Concat(p.current, p.old) {
-		if _, ok := p.heirs[m.ID]; !ok && leaving(m) {
-			p.recreate(m.Instance, m.ID)
-		}
+	for _, i := range append(p.heirless(p.current), p.heirless(p.old)...) {
+		p.recreate(i, i.ID)
 	}
 }
 

@@ -183,6 +183,27 @@ func TestLossDuringMove(t *testing.T) {
 	}
 }
 
+// TestHeirLostAtOnce protects the store from a move whose replacements end moments after their creation.
+func TestHeirLostAtOnce(t *testing.T) {
+	for _, paused := range []bool{false, true} {
+		w := running(2, &model.Update{MaxSurge: "1", MinHealthyTime: &noWait})
+		if paused {
+			w.pause()
+		}
+		w.leave(0, model.EvictMove)
+		w.check(t, "moves")
+		w.place(2, false)
+		w.over(2)
+		if d := w.check(t, "lost"); len(d.Create) != 0 || d.Wake.IsZero() {
+			t.Fatalf("paused %t: another comes at once, or never: %+v", paused, d)
+		}
+		w.now = w.now.Add(shortLived)
+		if w.check(t, "later"); w.snap.Instances[len(w.snap.Instances)-1].Replaces != "web-000000" {
+			t.Fatalf("paused %t: no other comes: %+v", paused, w.snap.Instances)
+		}
+	}
+}
+
 // TestScaleDownDuringMove protects against ends that count twice: of an app that shrinks the replacement goes that waits
 // for a place, and the one that has to leave instead of another.
 func TestScaleDownDuringMove(t *testing.T) {

@@ -63,6 +63,27 @@ func TestLargeCreatesComeInChunks(t *testing.T) {
 	}
 }
 
+// TestLargeCreatesShareNoSlot protects slots where a plan is cut into transactions, each of which is planned anew.
+func TestLargeCreatesShareNoSlot(t *testing.T) {
+	const n = chunk + 500
+	db := memory.Open(time.Now)
+	put(t, db, func(tx *state.Tx) {
+		putApp(tx, "/big", n)
+		v := *tx.Target("/big")
+		v.Spec = v.Spec.Clone()
+		v.Spec.Volumes = []model.Volume{{Name: "data", Persistent: &model.Persistent{Size: model.GiB}}}
+		tx.PutVersion(&v)
+	})
+	step(t, New(db, Config{}))
+	slots := map[uint32]bool{}
+	for i := range db.View().Instances() {
+		slots[i.Slot] = true
+	}
+	if got := db.View().InstanceCount(); got != n || len(slots) != n || !slots[1] || !slots[n] {
+		t.Fatalf("%d instances in %d slots, want %d in 1 to %d", got, len(slots), n, n)
+	}
+}
+
 // TestManyAppsShareATransaction protects the speed of a mass of small changes.
 func TestManyAppsShareATransaction(t *testing.T) {
 	db := memory.Open(time.Now)

@@ -340,7 +340,7 @@ func (p *planner) replaceLost(paused bool) {
 			p.d.wakeAt(again)
 			continue
 		}
-		if paused && !p.recreate(i, "") {
+		if paused && !p.recreate(i, i.Replaces) {
 			continue
 		}
 		p.d.Stop = append(p.d.Stop, Stop{ID: i.ID, Why: lostWhy(i)})

@@ -9,15 +9,17 @@ func (p *planner) fill() {
 		return
 	}
 	short := max(0, min(p.count-(len(p.current)-p.pairs)-p.held, p.room()))
-	var replaces []model.InstanceID
+	var leave []*model.Instance
 	if p.ceiling > p.count {
-		replaces = p.heirless(p.current)
-		replaces = replaces[:max(0, min(len(replaces), p.room()-short))]
+		leave = p.heirless(p.current)
+		leave = leave[:max(0, min(len(leave), p.room()-short))]
 	}
-	n := short + len(replaces)
-	old := p.heirless(p.old) // the deployment replaces them anyway
-	replaces = append(replaces, old[:min(len(old), short)]...)
-	p.create(Create{Version: p.target.Version, Count: n, Replaces: replaces})
+	c := Create{Version: p.target.Version, Count: short + len(leave)}
+	old := p.heirless(p.old) // what is missing replaces them anyway
+	for _, i := range append(leave, old[:min(len(old), short)]...) {
+		c.Replaces = append(c.Replaces, i.ID)
+	}
+	p.create(c)
 }
 
 // fillSlots creates an instance for each free slot, from the lowest, as far as the ceiling allows.
