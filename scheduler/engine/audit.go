@@ -104,6 +104,15 @@ func (e *Engine) auditRow(r int32) error {
 }
 
 func (e *Engine) auditCounts() error {
+	n := 0
+	for h := range e.all {
+		if n++; e.index[e.at(h).id] != h {
+			return fmt.Errorf("%s has two places", e.at(h).id)
+		}
+	}
+	if n != len(e.index) {
+		return fmt.Errorf("%d places are held, %d are known", n, len(e.index))
+	}
 	used := map[model.RoleID]vector{}
 	for n := range e.all {
 		h := e.at(n)
@@ -125,7 +134,7 @@ func (e *Engine) auditCounts() error {
 	}
 	for _, g := range e.groups {
 		for _, t := range g.tallies {
-			n := 0
+			n = 0
 			for i := range e.all {
 				if e.at(i).class.group == g {
 					n++

@@ -20,7 +20,9 @@ type Ask struct {
 	Pool     string
 	Policy   model.Policy // empty for the pool's
 	Need     model.Resources
-	Volumes  model.Bytes // disk for volumes that are to be made: it has to be free, but is kept by SetVolume
+	// Volumes is disk for volumes that are to be made. It is kept as a volume with the instance's id, which outlives the
+	// instance: whoever makes the real ones puts them in its place with SetVolume.
+	Volumes model.Bytes
 	GPUs     []GPUWant
 	Custom   map[string]model.Units
 	Ports    []PortWant
@@ -57,7 +59,7 @@ func AskOf(v *model.AppVersion) Ask {
 	a := Ask{
 		App: v.App, Template: v.Template(), Count: s.Count(), Role: cmp.Or(s.Role, model.RootRole), Priority: model.DefaultPriority,
 		Pool: cmp.Or(s.Pool, model.DefaultPool), Policy: s.Placement, Need: s.Resources(), Custom: s.Custom(),
-		Constraints: s.Constraints, Affinity: s.Affinity, Spread: s.Spread,
+		Constraints: s.Constraints, Affinity: s.Affinity, Spread: s.Spread, VM: s.Isolation == model.IsolationVM,
 	}
 	if s.Priority != nil {
 		a.Priority = *s.Priority

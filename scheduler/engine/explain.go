@@ -34,17 +34,35 @@ type asked struct {
 
 // Explain says how the nodes are narrowed down to those that take one more of c, and when none does, why.
 func (e *Engine) Explain(c *Class) (model.Funnel, Reason) {
+	return e.explain(c, func(int32) bool { return true })
+}
+
+// ExplainOn says why a node does not take one more of c; the reason's text is empty when it does.
+func (e *Engine) ExplainOn(c *Class, node model.NodeID) Reason {
+	at, ok := e.rows[node]
+	if !ok || !e.known[at] {
+		return Reason{"it has not joined", "none"}
+	}
+	f, why := e.explain(c, func(r int32) bool { return r == at })
+	if f.Fit > 0 && f.Reason == "" {
+		return Reason{}
+	}
+	return why
+}
+
+func (e *Engine) explain(c *Class, considered func(int32) bool) (model.Funnel, Reason) {
 	e.judge(c)
 	a := &asked{e: e, c: c, byName: map[string]*cause{}}
 	var f *field
 	if len(c.rules.cells) > 0 {
 		f = e.fieldOf(c)
 	}
-	out := model.Funnel{Nodes: e.Nodes()}
+	var out model.Funnel
 	for r := range int32(len(e.info)) {
-		if !e.known[r] {
+		if !e.known[r] || !considered(r) {
 			continue
 		}
+		out.Nodes++
 		a.failed = false
 		a.static(r)
 		if a.failed { // what it has free does not matter

@@ -14,52 +14,84 @@ type Want struct {
 	Placed int // how many of IDs, from the first on, got a place
 }
 
-// PlaceAll places as many of all wants as fit, and appends their places to out.
+// Round hands out places to all that wait, a part at a time. Until End nobody else may begin one, but whatever else is done
+// to the engine in between counts.
 //
 // Places are handed out in turns. At each level of the tree of roles the turn goes to the child that is below its
 // guarantee, then to the one with the least dominant share by its weight (hierarchical dominant-resource fairness; Bhattacharya
 // et al., SoCC 2013), of those below which something can still be placed; so a role whose work fits nowhere does not hold
-// up the others. The work of a role itself competes with the roles below it as one more of them. Within a role the more important goes first,
-// then what is hard to place.
-func (e *Engine) PlaceAll(wants []*Want, out []Placement) []Placement {
-	var busy []*role
-	sum := 0
+// up the others. The work of a role itself competes with the roles below it as one more of them. Within a role the more
+// important goes first, then what is hard to place.
+type Round struct {
+	e    *Engine
+	busy []*role // roles with wants of their own
+}
+
+// Begin starts a round.
+func (e *Engine) Begin(wants []*Want) *Round {
+	t := &Round{e: e}
 	for _, w := range wants {
-		sum += len(w.IDs)
+		if len(w.IDs) == 0 {
+			continue
+		}
 		r := w.Class.role
 		if len(r.wants) == 0 {
-			busy = append(busy, r)
+			t.busy = append(t.busy, r)
 		}
 		r.wants = append(r.wants, w)
 	}
-	out = slices.Grow(out, min(sum, 1<<20))
-	for _, r := range busy {
+	for _, r := range t.busy {
 		slices.SortStableFunc(r.wants, func(a, b *Want) int { return compareClasses(a.Class, b.Class) })
 		r.wait(1)
 	}
-	for len(busy) > 0 {
-		r := e.next(e.roles.root)
-		if r == nil {
-			break
-		}
-		turn := 1
-		if len(busy) == 1 {
-			turn = len(r.wants[0].IDs)
-		}
+	return t
+}
+
+// Place gives places to at most limit instances and appends them to out. When it places none, nothing more fits.
+func (t *Round) Place(limit int, out []Placement) []Placement {
+	start := len(out)
+	for len(t.busy) > 0 && len(out)-start < limit {
+		r := t.e.next(t.e.roles.root)
 		w := r.wants[0]
+		turn := 1
+		if len(t.busy) == 1 {
+			turn = min(limit-(len(out)-start), len(w.IDs)-w.Placed)
+		}
 		had := len(out)
-		out = e.Place(w.Class, w.IDs[w.Placed:min(w.Placed+turn, len(w.IDs))], out)
+		out = t.e.Place(w.Class, w.IDs[w.Placed:w.Placed+turn], out)
 		got := len(out) - had
 		if w.Placed += got; got < turn || w.Placed == len(w.IDs) {
 			r.wants = r.wants[1:]
 		}
 		if len(r.wants) == 0 {
-			r.wants = nil
-			r.wait(-1)
-			busy = slices.DeleteFunc(busy, func(b *role) bool { return b == r })
+			t.drop(r)
 		}
 	}
 	return out
+}
+
+func (t *Round) drop(r *role) {
+	r.wants = nil
+	r.wait(-1)
+	t.busy = slices.DeleteFunc(t.busy, func(b *role) bool { return b == r })
+}
+
+// End ends the round.
+func (t *Round) End() {
+	for len(t.busy) > 0 {
+		t.drop(t.busy[0])
+	}
+}
+
+// PlaceAll places as many of all wants as fit, and appends their places to out.
+func (e *Engine) PlaceAll(wants []*Want, out []Placement) []Placement {
+	sum := 0
+	for _, w := range wants {
+		sum += len(w.IDs)
+	}
+	t := e.Begin(wants)
+	defer t.End()
+	return t.Place(sum, slices.Grow(out, min(sum, 1<<20)))
 }
 
 // compareClasses orders classes by who goes first.

@@ -175,6 +175,9 @@ func (e *Engine) take(id model.InstanceID, c *Class, r int32) Placement {
 	if x != nil || len(c.custom) > 0 {
 		e.takeExtras(r, e.at(h), 1)
 	}
+	if c.Volumes > 0 {
+		e.SetVolume(model.VolumeID(id), e.info[r].ID, c.Volumes)
+	}
 	if e.booked[r] != nil {
 		e.refresh(r)
 	}
@@ -226,4 +229,15 @@ func (e *Engine) RemoveVolume(id model.VolumeID) bool {
 	e.free[v.row].Disk += v.size
 	e.touch(v.row)
 	return true
+}
+
+// EachClass calls fn for the class of every hold, some more than once.
+func (e *Engine) EachClass(fn func(*Class)) {
+	var last *Class
+	for h := range e.all {
+		if c := e.at(h).class; c != last {
+			fn(c)
+			last = c
+		}
+	}
 }

@@ -58,7 +58,7 @@ func (e *Engine) Preempt(c *Class, id model.InstanceID, spare func(model.AppID) 
 			break
 		}
 	}
-	if best == nil {
+	if best == nil || len(best.victims) == 0 { // without any: what leaves already will do
 		return Preemption{}, false
 	}
 	p := Preemption{ID: id, Node: e.info[best.row].ID}

@@ -70,6 +70,9 @@ func (w *world) place(c *Class, n int) []Placement {
 		}
 		w.checkGiven(c.Ask, p)
 		w.on[p.ID] = placed{p, c.Ask}
+		if c.Volumes > 0 {
+			w.vols[model.VolumeID(p.ID)] = Loan{Node: p.Node, Resources: model.Resources{Disk: c.Volumes}}
+		}
 	}
 	if len(out) < n && w.limited(c.Ask) == "" {
 		for _, id := range w.ids {
@@ -614,6 +617,12 @@ func life(t *testing.T, seed uint64, small, steps int) {
 				}
 			}
 			w.e.SetReservations(w.res)
+		case k == 12 && rnd.IntN(2) == 0:
+			for _, id := range slices.Sorted(maps.Keys(w.vols)) {
+				w.e.RemoveVolume(id)
+				delete(w.vols, id)
+				break
+			}
 		case k == 12:
 			l := Loan{ID: fmt.Sprint(step), Node: w.ids[rnd.IntN(len(w.ids))], Role: model.RoleID(pick("/", "/a")), Resources: model.Resources{CPUs: 300, Memory: model.GiB}, Ports: []uint16{uint16(1000 + rnd.IntN(8))}}
 			if w.e.Lend(l) == nil {
