@@ -42,15 +42,13 @@ func (s *server) listInstances(_ context.Context, in *instanceQuery) (*reply[[]c
 	case node != "":
 		list = v.InstancesOn(node)
 	}
-	w := newWords(v)
-	out := []client.Instance{}
+	var out []*model.Instance
 	for i := range list {
 		if (in.All || !i.Over()) && (app == "" || i.App == app) && (node == "" || i.Node == node) {
-			out = append(out, w.describe(i))
+			out = append(out, i)
 		}
 	}
-	newestFirst(out)
-	return answer(out)
+	return answer(newWords(v).list(out))
 }
 
 // hasInstances reports whether an app that is gone has left instances.

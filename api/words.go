@@ -64,19 +64,19 @@ func (w *words) template(app model.AppID, n uint64) string {
 
 // describeApp returns the instances of an app, newest first.
 func describeApp(v state.View, id model.AppID) []client.Instance {
-	w := newWords(v)
-	out := []client.Instance{}
-	for i := range v.InstancesOf(id) {
-		out = append(out, w.describe(i))
-	}
-	newestFirst(out)
-	return out
+	return newWords(v).list(slices.Collect(v.InstancesOf(id)))
 }
 
-func newestFirst(list []client.Instance) {
-	slices.SortFunc(list, func(a, b client.Instance) int {
+// list describes instances, newest first.
+func (w *words) list(all []*model.Instance) []client.Instance {
+	slices.SortFunc(all, func(a, b *model.Instance) int {
 		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
 	})
+	out := make([]client.Instance, len(all))
+	for n, i := range all {
+		out[n] = w.describe(i)
+	}
+	return out
 }
 
 // stateWord says in one word how an instance is.

@@ -52,11 +52,11 @@ type Store interface {
 // calls Stop when it no longer can.
 type Backend interface {
 	// Commit writes all of ops or none, if every record still has the revision it was read at and term, unless zero,
-	// is still the leader's. It returns the transaction's revision: greater than all before, and greater by exactly
+	// is still the leader's. base is the revision of the view that all of them were read in. It returns the transaction's revision: greater than all before, and greater by exactly
 	// one when nobody else wrote in between. With ErrConflict it returns the revision at which it found the conflict.
 	// One call carries the writes of many callers, so the backend bounds its time, not a caller's context. DB makes one
 	// call at a time, and ops hold no key twice.
-	Commit(term Term, ops []Op) (uint64, error)
+	Commit(term Term, base uint64, ops []Op) (uint64, error)
 	// Lead makes name the leader and returns its term, and a revision that is no less than all written by leaders before.
 	Lead(ctx context.Context, name string) (Term, uint64, error)
 }
@@ -152,6 +152,7 @@ type DB struct {
 
 	mu      sync.Mutex    // guards publishing, cloning what is published, and what follows
 	moved   chan struct{} // when someone waits for it: closed when cur moves on
+	flight  chan struct{} // while the backend commits: closed when what came of it is in view
 	watches map[*Watch]struct{}
 	seq     uint64 // of the last event
 
@@ -203,6 +204,20 @@ func (db *DB) Apply(rev uint64, ops []Op) {
 	db.publishLocked(next, ops)
 }
 
+// Knows reports whether the DB has revision rev, once a transaction of its own that is under way has come into view. Who sees
+// a revision written asks it before the work for Apply: most often the DB wrote it itself.
+func (db *DB) Knows(rev uint64) bool {
+	db.mu.Lock()
+	flight := db.flight
+	known := db.cur.Load().rev >= rev
+	db.mu.Unlock()
+	if known || flight == nil {
+		return known
+	}
+	<-flight
+	return db.View().Revision() >= rev
+}
+
 // Stop makes every later Update fail with err, since changes no longer come in. Views and watches stay.
 func (db *DB) Stop(err error) {
 	db.stopOnce.Do(func() {
@@ -215,7 +230,7 @@ func (db *DB) publishLocked(t *tables, ops []Op) {
 	t.events = db.cur.Load().events
 	db.cur.Store(t)
 	for w := range db.watches {
-		w.add(ops, nil)
+		w.add(ops)
 	}
 	if db.moved != nil {
 		close(db.moved)
@@ -261,7 +276,7 @@ func (db *DB) emit(events []model.Event) {
 	t.events = appendRing(t.events, events)
 	db.cur.Store(&t)
 	for w := range db.watches {
-		w.add(nil, events)
+		w.add(nil)
 	}
 }
 

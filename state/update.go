@@ -180,13 +180,33 @@ func (db *DB) commit(batch []*request) (uint64, error) {
 		db.emit(sum.events)
 		return 0, nil
 	}
-	rev, err := db.backend.Commit(term, ops)
+	db.takeOff()
+	rev, err := db.backend.Commit(term, base.rev, ops)
 	if err != nil {
+		db.land()
 		return rev, fmt.Errorf("commit %d records: %w", len(ops), err)
 	}
 	err = db.settle(base, sum.t, rev, ops)
 	db.emit(sum.events)
 	return rev, err
+}
+
+// takeOff and land are the begin and end of a commit.
+func (db *DB) takeOff() {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.flight = make(chan struct{})
+}
+
+func (db *DB) land() {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.landLocked()
+}
+
+func (db *DB) landLocked() {
+	close(db.flight)
+	db.flight = nil
 }
 
 // run calls the request's callback, and reports whether its writes count.
@@ -211,9 +231,11 @@ func (db *DB) settle(base, t *tables, rev uint64, ops []Op) error {
 		}
 		t.rev = rev
 		db.publishLocked(t, ops)
+		db.landLocked()
 		db.mu.Unlock()
 		return nil
 	}
+	db.landLocked() // it comes by Apply
 	db.mu.Unlock()
 	if err := db.await(context.Background(), rev); err != nil {
 		return fmt.Errorf("written as revision %d, but it cannot be read: %w", rev, err)

@@ -23,7 +23,7 @@ type answer struct {
 	err error
 }
 
-func (s *slow) Commit(_ Term, ops []Op) (uint64, error) {
+func (s *slow) Commit(_ Term, _ uint64, ops []Op) (uint64, error) {
 	s.calls <- ops
 	a := <-s.answers
 	return a.rev, a.err
@@ -208,5 +208,39 @@ func TestCallbackEndsGoroutine(t *testing.T) {
 	s.answers <- answer{rev: 2}
 	if err := <-last; err != nil {
 		t.Errorf("the store does not go on: %v", err)
+	}
+}
+
+// Whoever sees a revision that the DB is just writing learns that the DB knows it, and of others' that it does not.
+func TestKnows(t *testing.T) {
+	back, db := newSlow()
+	done := putApp(t.Context(), db, "/a")
+	<-back.calls
+	known := make(chan bool)
+	go func() { known <- db.Knows(1) }()
+	select {
+	case <-known:
+		t.Fatal("it answers while its own transaction may be the one")
+	case <-time.After(10 * time.Millisecond):
+	}
+	back.answers <- answer{rev: 1}
+	if !<-known || db.Knows(2) {
+		t.Error("it knows revision 1, which it wrote, and not 2")
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+
+	done = putApp(t.Context(), db, "/b")
+	<-back.calls
+	go func() { known <- db.Knows(2) }()
+	back.answers <- answer{rev: 3} // someone else wrote 2
+	if <-known {
+		t.Error("it claims to know what another wrote")
+	}
+	db.Apply(2, nil)
+	db.Apply(3, nil)
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
 }

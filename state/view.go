@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 	"strings"
@@ -158,6 +159,13 @@ func (v View) Events() []model.Event {
 	return v.t.events[max(0, n-keptEvents):n:n]
 }
 
+// eventsAfter returns the newest events after one, oldest first.
+func (v View) eventsAfter(seq uint64) []model.Event {
+	all := v.Events()
+	n, _ := slices.BinarySearchFunc(all, seq+1, func(e model.Event, seq uint64) int { return cmp.Compare(e.Seq, seq) })
+	return all[n:]
+}
+
 func get[K ~string, V any](m *btree.Map[K, *V], key K) *V {
 	val, _ := m.Get(key)
 	return val
@@ -216,8 +224,12 @@ func (tx *Tx) take(o *Tx) {
 		return
 	}
 	tx.t = o.t
-	for _, op := range o.ops {
-		tx.record(op)
+	if len(tx.ops) == 0 {
+		tx.ops, tx.writes = o.ops, o.writes
+	} else {
+		for _, op := range o.ops {
+			tx.record(op)
+		}
 	}
 	tx.events = append(tx.events, o.events...)
 }

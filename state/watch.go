@@ -27,8 +27,11 @@ type Watch struct {
 	db    *DB
 	ready chan struct{} // has one element when there is something to take
 
-	mu  sync.Mutex
-	has Changes
+	mu     sync.Mutex
+	has    Changes // without events
+	later  [][]Op  // writes that are not in has yet: who reads merges them, so that no writer has to
+	writes int     // in later
+	seq    uint64  // of the last event that was taken
 }
 
 // Watch implements Store.
@@ -37,6 +40,7 @@ func (db *DB) Watch() (View, *Watch) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.watches[w] = struct{}{}
+	w.seq = db.seq
 	return db.View(), w
 }
 
@@ -46,10 +50,16 @@ func (w *Watch) Ready() <-chan struct{} { return w.ready }
 // Take returns what changed since the last Take and a view that has at least those changes.
 func (w *Watch) Take() (View, Changes) {
 	w.mu.Lock()
-	has := w.has
-	w.has = Changes{}
+	has, later := w.has, w.later
+	w.has, w.later, w.writes = Changes{}, nil, 0
+	view := w.db.View()
+	has.Events = view.eventsAfter(w.seq)
+	if n := len(has.Events); n > 0 {
+		w.seq = has.Events[n-1].Seq
+	}
 	w.mu.Unlock()
-	return w.db.View(), has
+	has.merge(later)
+	return view, has
 }
 
 // Next waits for changes and takes them. It fails only with the cause of ctx's end.
@@ -70,23 +80,40 @@ func (w *Watch) Close() {
 	delete(w.db.watches, w)
 }
 
-func (w *Watch) add(ops []Op, events []model.Event) {
+// add takes note of writes, or with none of them that there are new events.
+func (w *Watch) add(ops []Op) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	c := &w.has
-	for _, op := range ops {
-		c.hint(op.Key)
+	if len(ops) > 0 {
+		w.later = append(w.later, ops)
+		w.writes += len(ops)
 	}
-	if len(c.Instances)+len(c.Apps)+len(c.Deployments)+len(c.Nodes)+len(c.Volumes) > maxHints {
-		*c = Changes{Full: true, Events: c.Events}
-	}
-	c.Events = append(c.Events, events...)
-	if n := len(c.Events) - keptEvents; n > 0 {
-		c.Events = c.Events[n:]
+	if w.writes > maxHints {
+		w.has.merge(w.later)
+		w.later, w.writes = nil, 0
 	}
 	select {
 	case w.ready <- struct{}{}:
 	default:
+	}
+}
+
+// merge takes in writes, and gives up when there are too many to tell.
+func (c *Changes) merge(later [][]Op) {
+	n := 0
+	for _, ops := range later {
+		n += len(ops)
+	}
+	if c.Instances == nil && n > 0 {
+		c.Instances = make(map[model.InstanceID]struct{}, n) // what most writes are of
+	}
+	for _, ops := range later {
+		for _, op := range ops {
+			c.hint(op.Key)
+		}
+		if len(c.Instances)+len(c.Apps)+len(c.Deployments)+len(c.Nodes)+len(c.Volumes) > maxHints {
+			*c = Changes{Full: true, Events: c.Events}
+		}
 	}
 }
 

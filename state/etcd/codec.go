@@ -16,6 +16,7 @@ import (
 const (
 	root      = "/gantry/v1/"
 	leaderKey = root + "leader"
+	headKey   = root + "head" // written by every transaction
 )
 
 // Formats: the first byte of every value.
@@ -24,7 +25,14 @@ const (
 	formatInstance = 2 // see instance.go
 )
 
-func encodeKey(k state.Key) string { return root + k.Kind.String() + "/" + k.ID }
+func encodeKey(k state.Key) string { return string(appendKey(nil, k)) }
+
+func appendKey(b []byte, k state.Key) []byte {
+	return append(append(append(append(b, root...), k.Kind.String()...), '/'), k.ID...)
+}
+
+// isRecord reports whether a key below root is that of a record.
+func isRecord(key []byte) bool { return string(key) != leaderKey && string(key) != headKey }
 
 func decodeKey(key string) (state.Key, error) {
 	rest, ok := strings.CutPrefix(key, root)
@@ -36,18 +44,18 @@ func decodeKey(key string) (state.Key, error) {
 	return state.Key{Kind: kind, ID: id}, nil
 }
 
-// encode returns the stored form of a record.
-func encode(val any) ([]byte, error) {
+// encode appends the stored form of a record to b.
+func encode(b []byte, val any) ([]byte, error) {
 	if i, ok := val.(*model.Instance); ok {
-		return appendInstance(append(make([]byte, 0, 192), formatInstance), i), nil
+		return appendInstance(append(b, formatInstance), i), nil
 	}
-	b := bytes.NewBuffer([]byte{formatJSON})
-	enc := json.NewEncoder(b)
+	out := bytes.NewBuffer(append(b, formatJSON))
+	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(val); err != nil {
 		return nil, err
 	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
 }
 
 // decode reads the record under key. It refuses what no encode wrote: values of another kind or id, unknown fields,

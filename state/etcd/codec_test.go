@@ -28,7 +28,7 @@ func typical(n int) *model.Instance {
 // TestInstanceSize protects the promise of 400 bytes for an instance in etcd, its key included.
 func TestInstanceSize(t *testing.T) {
 	i := typical(1)
-	val, err := encode(i)
+	val, err := encode(nil, i)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestEveryField(t *testing.T) {
 		fillIn(reflect.ValueOf(val).Elem(), &n)
 		reflect.ValueOf(val).Elem().FieldByName("Revision").SetUint(0)
 		key, _ := state.KeyOf(val)
-		b, err := encode(val)
+		b, err := encode(nil, val)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +159,7 @@ func FuzzDecode(f *testing.F) {
 	i.Status.Tasks[0].Exit = &model.Exit{Code: 137, Signal: 9, OOM: true, Peak: 1, Limit: 2, Lost: "reboot", At: i.Created}
 	for kind, val := range []any{&model.App{ID: "/a"}, &model.AppVersion{App: "/a", Spec: &model.Spec{}}, i, &model.Deployment{}, &model.Node{},
 		&model.NodeSettings{}, &model.Role{}, &model.Pool{}, &model.Reservation{}, &model.PersistentVolume{}} {
-		b, err := encode(val)
+		b, err := encode(nil, val)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -172,7 +172,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := encode(val)
+		again, err := encode(nil, val)
 		if err != nil {
 			t.Skip() // a time that JSON reads but does not write
 		}
@@ -180,7 +180,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q is taken, but not %q: %v", b, again, err)
 		}
-		final, err := encode(got)
+		final, err := encode(nil, got)
 		if err != nil || string(final) != string(again) {
 			t.Fatalf("%q becomes %q", again, final)
 		}
@@ -191,7 +191,7 @@ func FuzzDecode(f *testing.F) {
 func BenchmarkInstance(b *testing.B) {
 	i := typical(1)
 	key, _ := state.KeyOf(i)
-	compact, err := encode(i)
+	compact, err := encode(nil, i)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func BenchmarkInstance(b *testing.B) {
 			b.ReportMetric(float64(size), "bytes/record")
 		})
 	}
-	run("encode/compact", len(compact), func() error { _, err := encode(i); return err })
+	run("encode/compact", len(compact), func() error { _, err := encode(nil, i); return err })
 	run("decode/compact", len(compact), func() error { _, err := decode(key, compact); return err })
 	run("encode/json", len(text), func() error { _, err := json.Marshal(i); return err })
 	run("decode/json", len(text), func() error { _, err := decodeJSON[model.Instance](text); return err })

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/gantry-os/gantry/state"
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // commitTime bounds one commit. Past it the outcome is unknown, and the watch brings the writes if they come.
@@ -20,13 +20,13 @@ var errClosed = fmt.Errorf("%w: it was closed", state.ErrUnavailable)
 // backend is the state.Backend of a Store. Close waits for its calls.
 type backend struct{ s *Store }
 
-// Commit implements state.Backend as one etcd transaction: it compares the revision of every record and of the leader's
-// key, then writes.
-func (b *backend) Commit(term state.Term, ops []state.Op) (uint64, error) {
+// Commit implements state.Backend as one etcd transaction, which compares the revision of the leader's key and of what it
+// is to replace, then writes.
+func (b *backend) Commit(term state.Term, base uint64, ops []state.Op) (uint64, error) {
 	if len(ops) > maxOps {
 		return 0, fmt.Errorf("%w: it has %d records, at most %d are allowed", state.ErrTooLarge, len(ops), maxOps)
 	}
-	cmps, puts, err := translate(term, ops)
+	writes, err := translate(ops)
 	if err != nil {
 		return 0, err
 	}
@@ -35,47 +35,104 @@ func (b *backend) Commit(term state.Term, ops []state.Op) (uint64, error) {
 	if b.s.closed {
 		return 0, errClosed
 	}
-	rev, err := b.s.txn(term, cmps, puts)
+	rev, err := b.s.write(term, base, ops, writes)
+	if errors.Is(err, state.ErrNoSpace) && onlyDeletes(ops) { // which a full store takes, but no other write beside them
+		writes[len(writes)-1] = remove([]byte(headKey))
+		rev, err = b.s.write(term, base, ops, writes)
+	}
 	if errors.Is(err, state.ErrNoSpace) && b.s.makeSpace() {
-		rev, err = b.s.txn(term, cmps, puts)
+		rev, err = b.s.write(term, base, ops, writes)
 	}
 	return rev, err
 }
 
-func translate(term state.Term, ops []state.Op) (cmps []clientv3.Cmp, puts []clientv3.Op, err error) {
-	cmps = make([]clientv3.Cmp, 0, len(ops)+1)
-	puts = make([]clientv3.Op, 0, len(ops))
-	if term != 0 {
-		cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(leaderKey), "=", int64(term)))
-	}
-	size := 0
-	for _, op := range ops {
-		key := encodeKey(op.Key)
-		cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(key), "=", int64(op.Read)))
-		if op.Val == nil {
-			puts = append(puts, clientv3.OpDelete(key))
-			size += 2 * len(key)
-			continue
-		}
-		val, err := encode(op.Val)
-		if err != nil {
-			return nil, nil, fmt.Errorf("encode %q: %w", key, err)
-		}
-		puts = append(puts, clientv3.OpPut(key, string(val)))
-		size += 2*len(key) + len(val)
-	}
-	if size > maxBytes {
-		return nil, nil, fmt.Errorf("%w: it has %d bytes, at most %d are allowed", state.ErrTooLarge, size, maxBytes)
-	}
-	return cmps, puts, nil
+func onlyDeletes(ops []state.Op) bool {
+	return !slices.ContainsFunc(ops, func(op state.Op) bool { return op.Val != nil })
 }
 
-func (s *Store) txn(term state.Term, cmps []clientv3.Cmp, puts []clientv3.Op) (uint64, error) {
+// write is one transaction unless another server wrote at the same time. Every transaction also writes the head key, or
+// deletes it: while its revision is not after base, no record was written that base does not have, and two comparisons
+// stand for one of every record, which would cost as much again as the writes themselves.
+func (s *Store) write(term state.Term, base uint64, ops []state.Op, writes []*pb.RequestOp) (uint64, error) {
+	rev, err := s.txn(term, []*pb.Compare{
+		revision(headKey, pb.Compare_GREATER, 0),
+		revision(headKey, pb.Compare_LESS, int64(base)+1),
+	}, writes)
+	if !errors.Is(err, state.ErrConflict) {
+		return rev, err
+	}
+	each := make([]*pb.Compare, len(ops))
+	for n, op := range ops {
+		each[n] = revision(encodeKey(op.Key), pb.Compare_EQUAL, int64(op.Read))
+	}
+	return s.txn(term, each, writes)
+}
+
+func revision(key string, is pb.Compare_CompareResult, rev int64) *pb.Compare {
+	return &pb.Compare{Key: []byte(key), Target: pb.Compare_MOD, Result: is, TargetUnion: &pb.Compare_ModRevision{ModRevision: rev}}
+}
+
+func remove(key []byte) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: key}}}
+}
+
+// put is one write of a record, in one piece of memory.
+type put struct {
+	op  pb.RequestOp
+	of  pb.RequestOp_RequestPut
+	req pb.PutRequest
+}
+
+// translate returns ops in etcd's words, and the write of the head key.
+func translate(ops []state.Op) ([]*pb.RequestOp, error) {
+	writes := make([]*pb.RequestOp, 0, len(ops)+1)
+	puts := make([]put, len(ops)+1)
+	text := make([]byte, 0, 192*len(ops)) // of keys and values; what grew out of it stays valid
+	size := 0
+	add := func(key, val []byte) {
+		p := &puts[len(writes)]
+		p.req.Key, p.req.Value = key, val
+		p.of.RequestPut = &p.req
+		p.op.Request = &p.of
+		writes = append(writes, &p.op)
+	}
+	for _, op := range ops {
+		from := len(text)
+		text = appendKey(text, op.Key)
+		key := text[from:len(text):len(text)]
+		size += 2 * len(key)
+		if op.Val == nil {
+			writes = append(writes, remove(key))
+			continue
+		}
+		from = len(text)
+		var err error
+		if text, err = encode(text, op.Val); err != nil {
+			return nil, fmt.Errorf("encode %q: %w", key, err)
+		}
+		add(key, text[from:len(text):len(text)])
+		size += len(text) - from
+	}
+	if size > maxBytes {
+		return nil, fmt.Errorf("%w: it has %d bytes, at most %d are allowed", state.ErrTooLarge, size, maxBytes)
+	}
+	add([]byte(headKey), nil)
+	return writes, nil
+}
+
+// txn writes if all compares hold and term, unless zero, is still the leader's.
+func (s *Store) txn(term state.Term, compares []*pb.Compare, writes []*pb.RequestOp) (uint64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTime)
 	defer cancel()
-	resp, err := s.client.Txn(ctx).If(cmps...).Then(puts...).Else(clientv3.OpGet(leaderKey)).Commit()
+	if term != 0 {
+		compares = append(compares, revision(leaderKey, pb.Compare_EQUAL, int64(term)))
+	}
+	resp, err := s.kv.Txn(ctx, &pb.TxnRequest{
+		Compare: compares, Success: writes,
+		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(leaderKey)}}}},
+	})
 	if err != nil {
-		return 0, explain(err)
+		return 0, explain(rpctypes.Error(err))
 	}
 	rev := uint64(resp.Header.Revision)
 	if resp.Succeeded {
@@ -88,7 +145,7 @@ func (s *Store) txn(term state.Term, cmps []clientv3.Cmp, puts []clientv3.Op) (u
 }
 
 // leader returns the term in the answer to a get of the leader's key.
-func leader(resps []*etcdserverpb.ResponseOp) state.Term {
+func leader(resps []*pb.ResponseOp) state.Term {
 	if len(resps) == 1 {
 		for _, kv := range resps[0].GetResponseRange().GetKvs() {
 			return state.Term(kv.ModRevision)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/gantry-os/gantry/state"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 )
@@ -40,6 +41,7 @@ type Store struct {
 	lock   *Lock
 	member *embed.Etcd
 	client *clientv3.Client
+	kv     etcdserverpb.KVClient // what client uses too, without its copies of large transactions
 	log    *slog.Logger
 
 	committing sync.Mutex // held over a commit, and to close

@@ -47,7 +47,7 @@ func (s *storage) Open(t *testing.T) *state.DB {
 		s.store = open(t, Config{Dir: s.dir, Ephemeral: true})
 		return s.store.DB
 	}
-	p := &Store{cfg: s.store.cfg, log: s.store.log, member: s.store.member, client: s.store.client, broken: make(chan struct{})}
+	p := &Store{cfg: s.store.cfg, log: s.store.log, member: s.store.member, client: s.store.client, kv: s.store.kv, broken: make(chan struct{})}
 	if err := p.attach(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -464,3 +464,38 @@ func TestFullDisk(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// A transaction on an old base is written when its own records are as they were, and refused when they are not, whether the
+// head key is there or a full store made room by deleting it.
+func TestOldBase(t *testing.T) {
+	s := open(t, Config{Dir: t.TempDir(), Ephemeral: true})
+	b := &backend{s}
+	commit := func(base uint64, read uint64, id string, val any) (uint64, error) {
+		return b.Commit(0, base, []state.Op{{Key: state.Key{Kind: state.KindInstance, ID: id}, Read: read, Val: val}})
+	}
+	must := func(rev uint64, err error) uint64 {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rev
+	}
+	record := func(id string) *model.Instance { return &model.Instance{ID: model.InstanceID(id), App: "/a"} }
+	base := s.View().Revision()
+	for _, head := range []string{"written", "deleted"} {
+		first := must(commit(base, 0, "x-"+head, record("x-"+head)))
+		must(commit(base, 0, "y-"+head, record("y-"+head))) // another record: no conflict
+		if head == "deleted" {
+			if _, err := s.client.Delete(t.Context(), headKey); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := commit(base, 0, "x-"+head, record("x-"+head)); !errors.Is(err, state.ErrConflict) {
+			t.Errorf("head %s: a record that exists was made: %v", head, err)
+		}
+		if _, err := commit(base, first-1, "x-"+head, nil); !errors.Is(err, state.ErrConflict) {
+			t.Errorf("head %s: a record that changed was deleted: %v", head, err)
+		}
+		must(commit(base, first, "x-"+head, nil))
+	}
+}

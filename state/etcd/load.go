@@ -66,7 +66,7 @@ func decodeAll(kvs []*mvccpb.KeyValue, out *[]state.Op) error {
 
 // decodeKV returns the write of a record, and whether kv is one.
 func decodeKV(kv *mvccpb.KeyValue) (state.Op, bool, error) {
-	if string(kv.Key) == leaderKey {
+	if !isRecord(kv.Key) {
 		return state.Op{}, false, nil
 	}
 	key, err := decodeKey(string(kv.Key))
@@ -111,7 +111,7 @@ func (s *Store) apply(events []*clientv3.Event) error {
 }
 
 func (s *Store) applyOne(rev uint64, events []*clientv3.Event) error {
-	if rev <= s.DB.View().Revision() {
+	if s.DB.Knows(rev) {
 		return nil // our own write: spare the decoding
 	}
 	ops := make([]state.Op, 0, len(events))
@@ -129,7 +129,7 @@ func (s *Store) applyOne(rev uint64, events []*clientv3.Event) error {
 }
 
 func decodeEvent(e *clientv3.Event) (state.Op, bool, error) {
-	if e.Type != clientv3.EventTypeDelete || string(e.Kv.Key) == leaderKey {
+	if e.Type != clientv3.EventTypeDelete || !isRecord(e.Kv.Key) {
 		return decodeKV(e.Kv)
 	}
 	key, err := decodeKey(string(e.Kv.Key))

@@ -12,6 +12,8 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -39,7 +41,7 @@ func (s *Store) memberConfig() *embed.Config {
 	c.TickMs, c.ElectionMs = 500, 2500
 	c.BackendBatchInterval = 500 * time.Millisecond
 
-	c.MaxTxnOps, c.MaxRequestBytes = maxOps+1, maxBytes
+	c.MaxTxnOps, c.MaxRequestBytes = maxOps+1, maxBytes // the leader's key or the head key besides
 	c.QuotaBackendBytes = s.cfg.Quota
 	c.UnsafeNoFsync = s.cfg.Ephemeral
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModeRevision, strconv.Itoa(kept)
@@ -75,6 +77,7 @@ func (s *Store) start(ctx context.Context, c *embed.Config, elect func(context.C
 	}
 	server := s.member.Server
 	s.client = v3client.New(server)
+	s.kv = adapter.KvServerToKvClient(v3rpc.NewQuotaKVServer(server))
 	poll := time.NewTicker(2 * time.Millisecond)
 	defer poll.Stop()
 	for {

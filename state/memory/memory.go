@@ -45,7 +45,7 @@ func (s *Store) Open(now func() time.Time) *state.DB {
 }
 
 // Commit implements state.Backend.
-func (s *Store) Commit(term state.Term, ops []state.Op) (uint64, error) {
+func (s *Store) Commit(term state.Term, _ uint64, ops []state.Op) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if term != 0 && term != s.term {

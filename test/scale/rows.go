@@ -164,7 +164,7 @@ func (b *Bench) churn(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	took, replaced := time.Since(begin), b.census.Started-before
-	b.Note("%.1f%% of the instances ran at the end; offered %.0f ends/s", 100*float64(len(b.census.Running))/float64(want), rate)
+	b.Note("%.1f%% of the instances ran at the end; offered %.0f ends/s, %d replaced since the fill", 100*float64(len(b.census.Running))/float64(want), rate, b.census.Started-want)
 	return float64(replaced) * float64(b.Shrink) / took.Seconds(), errors.Join(b.large.Faults()...)
 }
 

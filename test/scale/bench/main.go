@@ -13,6 +13,7 @@ import (
 	"runtime/pprof"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/gantry-os/gantry/test/scale"
@@ -57,13 +58,24 @@ func run(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
+		before := processorTime()
 		value, err := row.Run(b, ctx)
+		b.Note("%s took %.1f s of processor time", row.Name, (processorTime() - before).Seconds())
 		if err = errors.Join(err, end()); err != nil {
 			return fmt.Errorf("%s: %w", row.Name, err)
 		}
 		fmt.Printf("%s %s %s %g\n", row.Name, number(value), row.Unit, row.Goal)
 	}
 	return nil
+}
+
+// processorTime is what this process has used.
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // number writes three digits or more.
