@@ -9,11 +9,10 @@ import (
 	"github.com/gantry-os/gantry/state"
 )
 
-// size is what an instance takes, and in whose name.
+// size is what an instance takes.
 type size struct {
 	model.Resources
 	custom map[string]model.Units
-	role   model.RoleID
 }
 
 // sizes works out sizes within one view. It remembers what instances of one version share.
@@ -29,7 +28,7 @@ func (s *sizes) of(i *model.Instance) size {
 	z, ok := s.known[key]
 	if !ok {
 		if ver := s.v.Version(i.App, i.Version); ver != nil {
-			z = size{ver.Spec.Resources(), ver.Spec.Custom(), roleOf(ver.Spec)}
+			z = size{ver.Spec.Resources(), ver.Spec.Custom()}
 		}
 		s.known[key] = z
 	}

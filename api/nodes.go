@@ -55,9 +55,10 @@ func findNode(v state.View, id model.NodeID) (*model.Node, error) {
 	return nil, conflict("%d nodes have the name %s; give an id", len(found), id)
 }
 
-// nodeDetail adds up what is taken of a node. kept is what volumes keep of the disk of each.
-func nodeDetail(n *model.Node, now time.Time, sizes *sizes, kept map[model.NodeID]model.Bytes) client.NodeDetail {
-	out := client.NodeDetail{Node: *n, Settings: sizes.v.Settings(n.ID), Used: model.Resources{Disk: kept[n.ID]}}
+// nodeDetail adds up what is taken of a node.
+func nodeDetail(n *model.Node, now time.Time, sizes *sizes) client.NodeDetail {
+	out := client.NodeDetail{Node: *n, Settings: sizes.v.Settings(n.ID)}
+	out.Used.Disk = keptByVolumes(sizes.v, n.ID)
 	out.Capacity = capacityOf(n)
 	out.Availability, out.Why = availability(n, out.Settings, now)
 	for i := range sizes.v.InstancesOn(n.ID) {
@@ -74,10 +75,10 @@ func nodeDetail(n *model.Node, now time.Time, sizes *sizes, kept map[model.NodeI
 
 func (s *server) listNodes(context.Context, *none) (*reply[[]client.NodeDetail], error) {
 	v, now := s.Store.View(), s.Now()
-	sizes, kept := newSizes(v), keptByVolumes(v)
+	sizes := newSizes(v)
 	out := []client.NodeDetail{}
 	for n := range v.Nodes() {
-		out = append(out, nodeDetail(n, now, sizes, kept))
+		out = append(out, nodeDetail(n, now, sizes))
 	}
 	return answer(out)
 }
@@ -88,7 +89,7 @@ func (s *server) getNode(_ context.Context, in *NodePath) (*reply[client.NodeDet
 	if err != nil {
 		return nil, err
 	}
-	return answer(nodeDetail(n, s.Now(), newSizes(v), keptByVolumes(v)))
+	return answer(nodeDetail(n, s.Now(), newSizes(v)))
 }
 
 func (s *server) getUsage(ctx context.Context, _ *none) (*reply[client.Usage], error) {

@@ -39,7 +39,7 @@ func noPool(name string, names map[string]*model.Pool) error {
 
 // describePools returns all pools, in order of their names.
 func describePools(v state.View, now time.Time) []client.PoolDetail {
-	pools, sizes, kept := map[string]*client.PoolDetail{}, newSizes(v), keptByVolumes(v)
+	pools, sizes := map[string]*client.PoolDetail{}, newSizes(v)
 	for name, p := range poolNames(v) {
 		pools[name] = &client.PoolDetail{Pool: *p}
 	}
@@ -47,7 +47,7 @@ func describePools(v state.View, now time.Time) []client.PoolDetail {
 		if n.State == model.NodeGone {
 			continue
 		}
-		p, d := pools[poolOf(n.Pool)], nodeDetail(n, now, sizes, kept)
+		p, d := pools[poolOf(n.Pool)], nodeDetail(n, now, sizes)
 		p.Nodes++
 		if d.Availability == client.NodeReady {
 			p.Ready++

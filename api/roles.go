@@ -94,22 +94,24 @@ func newRoleBook(v state.View) *roleBook {
 			b.all[name] += int64(c.Total())
 		}
 	}
+	roles := map[model.AppID]model.RoleID{}
+	for a := range v.Apps() {
+		if t := v.Target(a.ID); t != nil {
+			roles[a.ID] = roleOf(t.Spec)
+			b.of(roles[a.ID]).apps++
+		}
+	}
 	sizes := newSizes(v)
 	for i := range v.Instances() {
 		if i.Node == "" || i.Over() {
 			continue
 		}
 		z := sizes.of(i)
-		for id := cmp.Or(z.role, model.RootRole); id != ""; id = id.Parent() {
+		for id := cmp.Or(roles[i.App], model.RootRole); id != ""; id = id.Parent() {
 			u := b.of(id)
 			u.instances++
 			u.used.Resources = u.used.Add(z.Resources)
 			addCustom(&u.used.Custom, z.custom)
-		}
-	}
-	for a := range v.Apps() {
-		if t := v.Target(a.ID); t != nil {
-			b.of(roleOf(t.Spec)).apps++
 		}
 	}
 	return b
@@ -282,16 +284,12 @@ func roleUsers(v state.View, id model.RoleID) []string {
 	return out
 }
 
-// appNamesRole looks at the versions that may be deployed without anyone asking, and at those that run.
+// appNamesRole looks at the versions that are deployed, or may be without anyone asking. All instances of an app count under
+// the deployed one's role.
 func appNamesRole(v state.View, a *model.App, id model.RoleID) bool {
 	check := []uint64{a.Version, a.Stable}
 	if t := v.Target(a.ID); t != nil {
 		check = append(check, t.Version)
-	}
-	for i := range v.InstancesOf(a.ID) {
-		if !i.Over() && !slices.Contains(check, i.Version) {
-			check = append(check, i.Version)
-		}
 	}
 	return slices.ContainsFunc(check, func(n uint64) bool {
 		ver := v.Version(a.ID, n)

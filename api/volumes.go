@@ -38,8 +38,11 @@ func (s *server) listVolumes(_ context.Context, in *volumeQuery) (*reply[[]clien
 		}
 	}
 	list := v.Volumes()
-	if app != "" {
+	switch {
+	case app != "":
 		list = v.VolumesOf(app)
+	case node != "":
+		list = v.VolumesOn(node)
 	}
 	out := []client.VolumeDetail{}
 	for vol := range list {
@@ -55,10 +58,8 @@ func (s *server) listVolumes(_ context.Context, in *volumeQuery) (*reply[[]clien
 
 // hasVolumes reports whether a node that is gone has left volumes.
 func hasVolumes(v state.View, id model.NodeID) bool {
-	for vol := range v.Volumes() {
-		if vol.Node == id {
-			return true
-		}
+	for range v.VolumesOn(id) {
+		return true
 	}
 	return false
 }
@@ -89,11 +90,10 @@ func userOf(v state.View, vol *model.PersistentVolume) model.InstanceID {
 	return ""
 }
 
-// keptByVolumes returns how much of each node's disk is kept for persistent volumes.
-func keptByVolumes(v state.View) map[model.NodeID]model.Bytes {
-	kept := map[model.NodeID]model.Bytes{}
-	for vol := range v.Volumes() {
-		kept[vol.Node] += vol.Size
+// keptByVolumes returns how much of a node's disk is kept for persistent volumes.
+func keptByVolumes(v state.View, node model.NodeID) (kept model.Bytes) {
+	for vol := range v.VolumesOn(node) {
+		kept += vol.Size
 	}
 	return kept
 }
