@@ -147,4 +147,3 @@ func (l *Loop) evict(ctx context.Context, n int, at func(int) (model.InstanceID,
 	}
 	return nil
 }
-

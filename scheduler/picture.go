@@ -18,8 +18,8 @@ type picture struct {
 	of      map[*engine.Class]*entry
 	byApp   map[model.AppID][]*entry
 	pools   map[string]model.Policy
-	changes map[model.NodeID]time.Time // when a maintenance window of a node begins or ends next
-	next    time.Time                  // the first of changes, zero for none
+	changes map[model.NodeID]time.Time       // when a maintenance window of a node begins or ends next
+	next    time.Time                        // the first of changes, zero for none
 	to      map[model.InstanceID]model.AppID // instances that are to move to a certain node
 	toApp   map[model.AppID]int              // how many of to each app has
 }

@@ -23,11 +23,11 @@ type Ask struct {
 	// Volumes is disk for volumes that are to be made. It is kept as a volume with the instance's id, which outlives the
 	// instance: whoever makes the real ones puts them in its place with SetVolume.
 	Volumes model.Bytes
-	GPUs     []GPUWant
-	Custom   map[string]model.Units
-	Ports    []PortWant
-	Image    bool // runs containers from images
-	VM       bool // runs in virtual machines
+	GPUs    []GPUWant
+	Custom  map[string]model.Units
+	Ports   []PortWant
+	Image   bool // runs containers from images
+	VM      bool // runs in virtual machines
 
 	Constraints []model.Constraint
 	Affinity    []model.Affinity

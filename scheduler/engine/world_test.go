@@ -386,7 +386,9 @@ func (w *world) reserved(a Ask, n Node, uses map[model.RoleID]model.Resources) m
 			list = append(list, r)
 		}
 	}
-	slices.SortStableFunc(list, func(x, y Reserved) int { return strings.Count(string(y.Role), "/") - strings.Count(string(x.Role), "/") })
+	slices.SortStableFunc(list, func(x, y Reserved) int {
+		return strings.Count(string(y.Role), "/") - strings.Count(string(x.Role), "/")
+	})
 	var sum model.Resources
 	left := maps.Clone(uses)
 	for _, r := range list {
