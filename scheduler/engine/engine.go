@@ -287,8 +287,11 @@ func (e *Engine) FreeLater(id model.NodeID) model.Resources {
 	}
 	out := e.Free(id)
 	for h := e.first[r]; h != none; h = e.at(h).next {
-		if x := e.at(h); x.leaving {
+		switch x := e.at(h); {
+		case x.leaving:
 			out = out.Add(x.class.Need)
+		case x.waits:
+			out.GPUs -= x.class.Need.GPUs
 		}
 	}
 	return out
