@@ -23,9 +23,10 @@ const (
 // otherWorth is how much what one average ask would take of all but devices counts, against one device.
 const otherWorth = 0.1
 
-// draw makes new futures out of shapes with weights that sum up to 1. At each step the futures together draw in proportion:
-// each draws from another stretch of the weights, and from one step to the next the places within the stretches move by
-// the golden ratio, so that also the rare come as often as they should.
+// draw makes new futures out of shapes with weights that sum up to 1. An ask for several devices comes once for each of
+// them: it has few nodes to choose from, so it comes to these more often than to the average node. At each step the
+// futures together draw in proportion: each draws from another stretch of the weights, and from one step to the next the
+// places within the stretches move by the golden ratio, so that also the rare come as often as they should.
 func (f *futures) draw(shapes []Shape) {
 	f.shapes, f.mean = f.shapes[:0], Amounts{}
 	upTo := make([]float64, len(shapes))
@@ -34,7 +35,7 @@ func (f *futures) draw(shapes []Shape) {
 	for i := range shapes {
 		s := &shapes[i]
 		f.shapes = append(f.shapes, s.Ask)
-		sum += s.Weight
+		sum += s.Weight * float64(max(1, s.GPU/Whole))
 		upTo[i] = sum
 		cpu, memory, disk = cpu+s.Weight*float64(s.CPU), memory+s.Weight*float64(s.Memory), disk+s.Weight*float64(s.Disk)
 	}

@@ -30,8 +30,11 @@ type memo struct {
 // memos is how many states are remembered, a power of two. One that collides replaces the one before.
 const memos = 1 << 16
 
-// tie makes the fuller of nodes win whose waste grows alike.
-const tie = 1e-6
+// What is left of a node weighs so little that it only decides between nodes whose waste grows alike: the fuller wins.
+const (
+	tieCPU    = 1e-11            // for a thousandth of a core
+	tieMemory = 1e-6 / (1 << 40) // for a byte
+)
 
 // NewPack returns a Pack that has seen no asks yet.
 func NewPack() *Pack { return &Pack{memo: make([]memo, memos)} }
@@ -54,24 +57,27 @@ func (p *Pack) Epoch() uint64 { return p.epoch }
 
 // Cost returns by how much the waste of n grows.
 func (p *Pack) Cost(n *Node, a *Ask) (float64, int) {
-	after := state{free: n.Free, node: n, grain: grainOf(n)}
-	before := p.waste(&after)
-	after.free.CPU -= a.CPU
-	after.free.Memory -= a.Memory
-	after.free.Disk -= a.Disk
-	left := tie * (share(after.free.CPU, n.Total.CPU) + share(after.free.Memory, n.Total.Memory))
+	s := stateOf(n)
+	before := p.waste(&s)
+	s.free.CPU -= a.CPU
+	s.free.Memory -= a.Memory
+	s.free.Disk -= a.Disk
+	left := tieCPU*float64(s.free.CPU) + tieMemory*float64(s.free.Memory)
+	if a.GPU == 0 {
+		return p.waste(&s) - before + left, -1
+	}
 	if !a.Shares() {
-		after.devices, after.take = a.Devices(n, -1), Whole
-		return p.waste(&after) - before + left, -1
+		s.devices, s.take = a.Devices(n, -1), Whole
+		return p.waste(&s) - before + left, -1
 	}
 	best, device := math.Inf(1), -1
-	after.take = a.GPU
+	s.take = a.GPU
 	for i, free := range n.GPUs {
 		if free < a.GPU || !a.Accepts(n.Models[i]) || n.twin(i) {
 			continue
 		}
-		after.devices = 1 << i
-		if cost := p.waste(&after) - before; cost < best {
+		s.devices = 1 << i
+		if cost := p.waste(&s) - before; cost < best {
 			best, device = cost, i
 		}
 	}
@@ -95,7 +101,26 @@ type state struct {
 	devices uint64 // those of node that have less by take
 	take    int32
 	grain   grain
+	base    uint64 // of keys, which all states of like nodes share
 }
+
+// grain is by how many bits amounts are shortened, so that fewer states have to be imagined.
+type grain struct{ cpu, memory, disk uint8 }
+
+// stateOf returns n as it is. States are told apart by about a thousandth of CPU, and less finely by the rest.
+func stateOf(n *Node) state {
+	return state{
+		free: n.Free, node: n,
+		grain: grain{shorten(n.Total.CPU, 10), shorten(n.Total.Memory, 8), shorten(n.Total.Disk, 6)},
+		base:  mix(uint64(n.Total.CPU)<<32 ^ uint64(n.Total.Memory) ^ bits.RotateLeft64(uint64(n.Total.Disk), 17)),
+	}
+}
+
+// shorten returns by how many bits total is to be shortened to have at most keep.
+func shorten(total int64, keep int) uint8 { return uint8(max(0, bits.Len64(uint64(total))-keep)) }
+
+// roundUp returns v in grains. It rounds up, so that what fits exactly still fits.
+func roundUp(v int64, by uint8) int64 { return (v + 1<<(by&63) - 1) >> (by & 63) }
 
 // gpu returns what is free of device i.
 func (s *state) gpu(i int) int32 {
@@ -105,28 +130,12 @@ func (s *state) gpu(i int) int32 {
 	return s.node.GPUs[i]
 }
 
-// grain is how finely states are told apart: as powers of two, so that few of them have to be imagined.
-type grain struct{ cpu, memory, disk uint }
-
-// grainOf returns a grain of about a thousandth of the CPU of n, and less finely for the rest.
-func grainOf(n *Node) grain {
-	return grain{shift(n.Total.CPU, 10), shift(n.Total.Memory, 8), shift(n.Total.Disk, 6)}
-}
-
-// shift returns by how many bits total is to be shifted to have at most the given number of bits.
-func shift(total int64, keep int) uint { return uint(max(0, bits.Len64(uint64(total))-keep)) }
-
-// roundUp returns v in grains. It rounds up, so that what fits exactly still fits.
-func roundUp(v int64, shift uint) int64 { return (v + 1<<shift - 1) >> shift }
-
-// key returns a number that states with equal waste share, which depends on devices and not on their order.
+// key returns a number that states with equal waste share: it depends on devices, and not on their order.
 func (s *state) key() uint64 {
-	n, g := s.node, s.grain
-	h := mix(uint64(roundUp(s.free.CPU, g.cpu))<<40 ^ uint64(roundUp(s.free.Memory, g.memory))<<20 ^ uint64(roundUp(s.free.Disk, g.disk)))
-	h = mix(h ^ uint64(n.Total.CPU))
-	h = mix(h ^ uint64(n.Total.Memory) ^ uint64(n.Total.Disk)<<1)
-	for i := range n.GPUs {
-		h += mix(uint64(s.gpu(i))<<8 ^ uint64(n.Models[i]) ^ 1<<40)
+	g := s.grain
+	h := mix(s.base ^ uint64(roundUp(s.free.CPU, g.cpu))<<40 ^ uint64(roundUp(s.free.Memory, g.memory))<<20 ^ uint64(roundUp(s.free.Disk, g.disk)))
+	for i := range s.node.GPUs {
+		h += mix(uint64(s.gpu(i))<<8 ^ uint64(s.node.Models[i]) ^ 1<<40)
 	}
 	return h | 1 // never that of an empty memo
 }
