@@ -10,7 +10,7 @@ DATA        ?= $(if $(filter 0,$(shell id -u)),/var/lib/gantry,$(HOME)/.local/sh
 RUNC_TAGS   := $(shell pkg-config --exists libseccomp 2>/dev/null && echo seccomp)
 GOTEST      := go test -count=1 -shuffle=on -timeout 20m
 
-.PHONY: help deps build up down test check fmt lint generate bench fuzz clean
+.PHONY: help deps build up down test check fmt lint generate bench bench-packing fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ generate: ## fail when the OpenAPI document in the tree is not the one that the 
 bench: build ## measure the figures of docs/benchmarks.md
 	@go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./test/e2e
 	@go test -count=1 -timeout 20m -run '^$$' -bench 'Start|Helpers' -v ./runtime/containerd ./runtime/process
+
+bench-packing: ## measure how well each policy packs (NODES=nodes.csv PODS='pods.csv ...' SEEDS=10)
+	@go run ./test/bench-packing -nodes "$(NODES)" -pods "$(PODS)" -seeds $(or $(SEEDS),10)
 
 fuzz: ## fuzz every parser of outside input for a while each (FUZZTIME=30s)
 	@scripts/fuzz.sh $(or $(FUZZTIME),30s)
