@@ -77,7 +77,7 @@ func (c *cli) root() *cobra.Command {
 	c.add(root, groupRun, c.runCommand, c.scaleCommand, c.updateCommand, c.rollbackCommand, c.restartCommand, c.rmCommand)
 	c.add(root, groupLook, c.psCommand, c.statusCommand, c.logsCommand, c.execCommand, c.versionsCommand,
 		c.deploymentsCommand, c.eventsCommand, c.topCommand)
-	c.add(root, groupCluster, c.upCommand, c.downCommand, c.nodesCommand, c.imageCommand)
+	c.add(root, groupCluster, c.upCommand, c.downCommand, c.nodesCommand, c.imageCommand, c.simulateCommand)
 	c.add(root, "", c.versionCommand, containerdCommand)
 	return root
 }

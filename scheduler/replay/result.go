@@ -104,3 +104,14 @@ func (g *gauge) fragmented(n *policy.Node) float64 {
 }
 
 func (g *gauge) end() *Result { return &g.result }
+
+// Mean returns the mean of all points, at the time of the last.
+func (r *Result) Mean() Point {
+	var m Point
+	n := float64(len(r.Points))
+	for _, p := range r.Points {
+		m.GPU, m.CPU, m.Memory, m.Fragmented = m.GPU+p.GPU/n, m.CPU+p.CPU/n, m.Memory+p.Memory/n, m.Fragmented+p.Fragmented/n
+	}
+	m.At = r.Last().At
+	return m
+}
