@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,6 +36,8 @@ type Config struct {
 	Starts    int              // instances that may start at once; default twice the cores
 	Flush     time.Duration    // least time between reports while there are many; default 20ms
 
+	gpus gpuDriver // default hostGPUs
+
 	// PortFree tells whether no program that the agent does not know of listens on a TCP port. Default: try it.
 	PortFree func(port uint16) bool
 }
@@ -51,6 +54,7 @@ type Agent struct {
 	prober    *health.Prober
 	reports   *reports
 	usage     *sampler
+	volumes   *volumes
 
 	starts  chan struct{}      // bounds starts
 	hands   chan struct{}      // bounds other calls of drivers
@@ -63,7 +67,7 @@ type Agent struct {
 	mu     sync.Mutex // guards what follows
 	pumps  map[model.InstanceID]*pump
 	spoken bool                      // the server has said what this node runs
-	broken map[model.InstanceID]bool // directories without a readable record; their tasks are spared until the server has spoken
+	broken map[model.InstanceID]bool // instances without a readable record; their tasks are spared until the server has spoken
 }
 
 // New returns an agent on cfg.Dir, which is made when it does not exist. Nothing runs before Start.
@@ -89,7 +93,12 @@ func New(cfg Config) (*Agent, error) {
 		pumps: map[model.InstanceID]*pump{}, broken: map[model.InstanceID]bool{},
 	}
 	a.usage = newSampler(a)
-	return a, nil
+	mode := os.FileMode(0o700) // isolated programs see volumes as mounts
+	if !cfg.Node.Isolated.OK {
+		mode = 0o711
+	}
+	a.volumes, err = openVolumes(filepath.Join(cfg.Dir, "volumes"), mode, cfg.Logger, a.reports.addRemoved)
+	return a, err
 }
 
 func (c *Config) fill() {
@@ -106,6 +115,7 @@ func (c *Config) fill() {
 	if c.PortFree == nil {
 		c.PortFree = portFree
 	}
+	c.gpus = cmp.Or(c.gpus, hostGPUs)
 	c.Node.Addr = cmp.Or(c.Node.Addr, "127.0.0.1")
 }
 
@@ -125,7 +135,14 @@ func (a *Agent) Start(ctx context.Context) error {
 	for _, rec := range records {
 		a.startPump(rec)
 	}
+	for _, id := range a.volumes.held() {
+		if a.pumps[id] == nil {
+			a.log.Warn("an instance without a record holds a volume; it keeps it until a server tells", "instance", id)
+			a.broken[id] = true
+		}
+	}
 	a.mu.Unlock()
+	a.wg.Go(func() { a.volumes.run(ctx) })
 	for _, v := range []*inventory{a.oci, a.process} {
 		a.wg.Go(func() { v.run(ctx, a.spares, a.log) })
 	}
@@ -181,6 +198,11 @@ func (a *Agent) forget(id model.InstanceID) {
 
 // apply carries out a message of the server.
 func (a *Agent) apply(d wire.Down) {
+	if d.Full {
+		a.reports.forgetRemoved() // the server says anew what it waits for
+		a.findStrangers(slices.Concat(d.Volumes, d.DropVolumes))
+	}
+	a.volumes.drop(d.DropVolumes, d.Full)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if d.Full {
@@ -194,6 +216,18 @@ func (a *Agent) apply(d wire.Down) {
 		if p := a.pumps[id]; p != nil {
 			p.drop()
 		}
+	}
+}
+
+// findStrangers says which volumes of this node the server does not know. They are left as they are: data is deleted only when
+// a user asks for it.
+func (a *Agent) findStrangers(known []model.VolumeID) {
+	dirs, err := a.volumes.strangers(known)
+	if err != nil {
+		a.log.Warn("the volumes of this node cannot be listed", "error", err)
+	}
+	for _, dir := range dirs {
+		a.log.Warn("the server does not know a volume of this node; it is left as it is", "directory", dir)
 	}
 }
 

@@ -146,6 +146,9 @@ func (p *pump) prepare(ctx context.Context) {
 		p.yield(ctx, taken)
 		return
 	}
+	if !p.holdVolumes(ctx) {
+		return
+	}
 	err := p.makeDirs()
 	for i := 0; err == nil && i < len(spec.Containers); i++ {
 		err = p.prepareContainer(&spec.Containers[i])
@@ -174,6 +177,9 @@ func (p *pump) proceed(ctx context.Context, err error, next model.Phase) {
 func (p *pump) stopped(ctx context.Context) bool { return ctx.Err() != nil || p.halted() }
 
 func (p *pump) prepareContainer(c *model.Container) error {
+	if vm := p.a.cfg.Node.VM; p.spec().Isolation == model.IsolationVM && !vm.OK {
+		return fmt.Errorf("%s: %w: this node runs no virtual machines: %s", c.Name, runtime.ErrInvalid, cmp.Or(vm.Why, "it was started without"))
+	}
 	if _, err := p.a.driver(c); err != nil {
 		return fmt.Errorf("%s: %w", c.Name, err)
 	}
@@ -213,7 +219,7 @@ func (a *Agent) pull(ctx context.Context, c *model.Container, progress func(stri
 
 // start runs the containers in order. Drivers answer for those that run already.
 func (p *pump) start(ctx context.Context) {
-	if enter(p.live, p.a.starts) != nil {
+	if !p.holdVolumes(ctx) || enter(p.live, p.a.starts) != nil {
 		return
 	}
 	err := p.startAll()

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -15,9 +16,10 @@ import (
 	"github.com/gantry-os/gantry/model"
 )
 
-// Detect returns what this machine is and has: id, name, capacity, ports and attributes. dir is the agent's data directory,
-// where the id is kept; addr is where instances are reached. What the node can run and its version are left to the caller.
-func Detect(dir, addr string) (model.Node, error) {
+// Detect returns what this machine is and has: id, name, capacity, ports, devices and attributes. dir is the agent's data
+// directory, where the id is kept; addr is where instances are reached; keep is held back for the system. What the node can
+// run and its version are left to the caller.
+func Detect(dir, addr string, keep model.Resources) (model.Node, error) {
 	id, err := nodeID(dir)
 	if err != nil {
 		return model.Node{}, err
@@ -26,7 +28,7 @@ func Detect(dir, addr string) (model.Node, error) {
 	if err != nil {
 		return model.Node{}, fmt.Errorf("read host name: %w", err)
 	}
-	capacity, err := detectCapacity(dir)
+	capacity, err := detectCapacity(dir, keep)
 	if err != nil {
 		return model.Node{}, err
 	}
@@ -34,8 +36,10 @@ func Detect(dir, addr string) (model.Node, error) {
 	if err != nil {
 		ephemeral = []byte("32768 60999") // the kernel's default
 	}
+	gpus := hostGPUs.found()
+	capacity.GPUs = model.GPU(len(gpus)) * 1000
 	return model.Node{
-		ID: id, Name: name, Addr: addr, Capacity: capacity, Ports: portsBeside(string(ephemeral)),
+		ID: id, Name: name, Addr: addr, Capacity: capacity, Ports: portsBeside(string(ephemeral)), GPUs: gpus,
 		Attributes: map[string]string{
 			"os": goruntime.GOOS, "arch": goruntime.GOARCH, "kernel": kernelRelease(), "cgroup": cgroupVersion(), "hostname": name,
 		},
@@ -62,9 +66,9 @@ func nodeID(dir string) (model.NodeID, error) {
 	return model.NodeID(id), nil
 }
 
-// detectCapacity returns what instances may take in all: the cores this process may use, memory less a reserve for the
-// system and Gantry, and what is free on the data directory's file system.
-func detectCapacity(dir string) (model.Resources, error) {
+// detectCapacity returns what instances may take in all: the cores this process may use and memory, less what is kept for
+// the system and Gantry, and what is free on the data directory's file system.
+func detectCapacity(dir string, keep model.Resources) (model.Resources, error) {
 	mem, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return model.Resources{}, fmt.Errorf("read memory size: %w", err)
@@ -77,16 +81,23 @@ func detectCapacity(dir string) (model.Resources, error) {
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return model.Resources{}, fmt.Errorf("read disk size: %w", err)
 	}
+	cpus := model.CPU(goruntime.NumCPU()) * 1000
+	switch {
+	case keep.CPUs >= cpus:
+		return model.Resources{}, fmt.Errorf("nothing is left for instances: %v of %v cores are kept for the system", keep.CPUs, cpus)
+	case keep.Memory >= total:
+		return model.Resources{}, fmt.Errorf("nothing is left for instances: %v of %v of memory are kept for the system", keep.Memory, total.Human())
+	}
 	return model.Resources{
-		CPUs:   model.CPU(goruntime.NumCPU()) * 1000,
-		Memory: usableMemory(total),
+		CPUs:   cpus - keep.CPUs,
+		Memory: usableMemory(total, keep.Memory),
 		Disk:   model.Bytes(st.Bavail * uint64(st.Bsize)),
 	}, nil
 }
 
-// usableMemory keeps back a tenth, or 256 MiB if that is more.
-func usableMemory(total model.Bytes) model.Bytes {
-	usable := total - max(total/10, 256*model.MiB)
+// usableMemory holds back keep, or when that is 0 a tenth, or 256 MiB if that is more.
+func usableMemory(total, keep model.Bytes) model.Bytes {
+	usable := total - cmp.Or(keep, max(total/10, 256*model.MiB))
 	return max(0, usable/model.MiB*model.MiB)
 }
 

@@ -242,6 +242,7 @@ type server struct {
 	status  map[model.InstanceID]model.Status
 	history map[model.InstanceID][]string // "attempt phase"
 	sends   int
+	removed []model.VolumeID
 }
 
 func (s *server) Recv(ctx context.Context) (wire.Down, error) {
@@ -257,6 +258,7 @@ func (s *server) Send(_ context.Context, u wire.Up) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sends++
+	s.removed = append(s.removed, u.RemovedVolumes...)
 	if u.Hello != nil {
 		s.hello = u.Hello
 	}
@@ -291,6 +293,9 @@ type world struct {
 	oci  *fakeDriver
 	proc *fakeDriver
 	srv  *server
+	gpus gpuDriver
+
+	kept, dropped []model.VolumeID // what the server says of volumes when the agent connects
 
 	agent *Agent
 	end   func()
@@ -306,7 +311,7 @@ func newWorld(t *testing.T) *world {
 // up starts the agent and a session with a full set of assignments. Without a set there is no session.
 func (w *world) up(full ...wire.Assignment) {
 	w.t.Helper()
-	a, err := New(Config{Dir: w.dir, Node: w.node, OCI: w.oci, Process: w.proc, Logger: slog.New(slog.DiscardHandler), Starts: 4, PortFree: anyPort})
+	a, err := New(Config{Dir: w.dir, Node: w.node, OCI: w.oci, Process: w.proc, Logger: slog.New(slog.DiscardHandler), Starts: 4, PortFree: anyPort, gpus: w.gpus})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -316,7 +321,7 @@ func (w *world) up(full ...wire.Assignment) {
 	}
 	var session sync.WaitGroup
 	if full != nil {
-		w.srv.down <- wire.Down{Full: true, Set: full}
+		w.srv.down <- wire.Down{Full: true, Set: full, Volumes: w.kept, DropVolumes: w.dropped}
 		session.Go(func() { a.Session(ctx, w.srv) })
 	}
 	w.agent = a

@@ -228,16 +228,25 @@ func TestReportsSurviveABrokenSession(t *testing.T) {
 
 func TestDetect(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "agent")
-	n, err := Detect(dir, "127.0.0.1")
+	n, err := Detect(dir, "127.0.0.1", model.Resources{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := Detect(dir, "127.0.0.1")
+	again, err := Detect(dir, "127.0.0.1", model.Resources{})
 	if err != nil || again.ID != n.ID || n.ID == "" {
 		t.Errorf("id %q, then %q, %v", n.ID, again.ID, err)
 	}
 	if n.Capacity.CPUs < 1000 || n.Capacity.Memory <= 0 || n.Capacity.Disk <= 0 || n.Attributes["kernel"] == "" {
 		t.Errorf("node %+v", n)
+	}
+	kept, err := Detect(dir, "127.0.0.1", model.Resources{CPUs: 500, Memory: 64 * model.MiB})
+	if err != nil || kept.Capacity.CPUs != n.Capacity.CPUs-500 || kept.Capacity.Memory <= n.Capacity.Memory {
+		t.Errorf("with half a core and 64MiB kept: %+v, %v; without %+v", kept.Capacity, err, n.Capacity)
+	}
+	for _, all := range []model.Resources{{CPUs: n.Capacity.CPUs}, {Memory: 1024 * model.TiB}} {
+		if _, err := Detect(dir, "127.0.0.1", all); err == nil || !strings.Contains(err.Error(), "nothing is left") {
+			t.Errorf("with all of it kept: %v", err)
+		}
 	}
 }
 
@@ -264,10 +273,10 @@ func TestProcParsers(t *testing.T) {
 	if got := memInfo([]byte("MemTotal: 1024 kB\nMemAvailable:  512 kB\n"), "MemAvailable"); got != 512*model.KiB {
 		t.Errorf("available %v", got)
 	}
-	if got := usableMemory(model.GiB); got != 768*model.MiB {
+	if got := usableMemory(model.GiB, 0); got != 768*model.MiB {
 		t.Errorf("of 1GiB %v is usable", got)
 	}
-	if got := usableMemory(10 * model.GiB); got != 9*model.GiB {
+	if got := usableMemory(10*model.GiB, 0); got != 9*model.GiB {
 		t.Errorf("of 10GiB %v is usable", got)
 	}
 }

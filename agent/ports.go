@@ -52,6 +52,7 @@ func (p *pump) yield(ctx context.Context, t taken) {
 		return
 	}
 	if p.removeAll(ctx) {
+		_ = p.letVolumesGo() // run tries again
 		p.update(func(r *record) {
 			r.Status.Phase, r.Status.Ready, r.Status.Message = model.PhaseStopped, false, t.why
 		})

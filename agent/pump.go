@@ -105,35 +105,29 @@ func (p *pump) run(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	p.removeFiles(ctx)
+	p.until(ctx, p.letVolumesGo, "the volumes of an instance cannot be let go")
+	p.until(ctx, func() error { return p.a.store.removeFiles(p.id) }, "the sandbox of an instance cannot be removed")
 	close(p.over)
 	select {
 	case <-ctx.Done():
 		return
 	case <-p.gone:
 	}
-	for {
-		err := p.a.store.remove(p.id)
-		if err == nil {
-			p.a.forget(p.id)
-			return
-		}
-		p.log.Warn("the files of an instance cannot be removed; trying again", "error", err)
-		if !sleep(ctx, 10*time.Second) {
-			return
-		}
+	if p.until(ctx, func() error { return p.a.store.remove(p.id) }, "the files of an instance cannot be removed") {
+		p.a.forget(p.id)
 	}
 }
 
-func (p *pump) removeFiles(ctx context.Context) {
+// until tries until it succeeds, or ctx ends.
+func (p *pump) until(ctx context.Context, try func() error, otherwise string) bool {
 	for {
-		err := p.a.store.removeFiles(p.id)
+		err := try()
 		if err == nil {
-			return
+			return true
 		}
-		p.log.Warn("the sandbox of an instance cannot be removed; trying again", "error", err)
+		p.log.Warn(otherwise+"; trying again", "error", err)
 		if !sleep(ctx, 10*time.Second) {
-			return
+			return false
 		}
 	}
 }

@@ -46,9 +46,10 @@ func (a *Agent) Session(ctx context.Context, link wire.Link) error {
 type reports struct {
 	wake chan struct{}
 
-	mu     sync.Mutex
-	newest map[model.InstanceID]model.Status
-	order  []model.InstanceID
+	mu      sync.Mutex
+	newest  map[model.InstanceID]model.Status
+	order   []model.InstanceID
+	removed []model.VolumeID
 }
 
 func newReports() *reports {
@@ -63,10 +64,38 @@ func (r *reports) add(id model.InstanceID, s model.Status) {
 	}
 	r.newest[id] = s
 	r.mu.Unlock()
+	r.awake()
+}
+
+func (r *reports) awake() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
+}
+
+// addRemoved takes in that a volume was deleted.
+func (r *reports) addRemoved(id model.VolumeID) {
+	r.mu.Lock()
+	r.removed = append(r.removed, id)
+	r.mu.Unlock()
+	r.awake()
+}
+
+// forgetRemoved takes back what was to be told of volumes.
+func (r *reports) forgetRemoved() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.removed = nil
+}
+
+// takeRemoved returns the volumes that were deleted, and forgets them.
+func (r *reports) takeRemoved() []model.VolumeID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	removed := r.removed
+	r.removed = nil
+	return removed
 }
 
 // drop takes back what was to be told of an instance.
@@ -90,10 +119,7 @@ func (r *reports) take() []wire.Report {
 	}
 	r.order = append([]model.InstanceID(nil), r.order[n:]...)
 	if len(r.order) > 0 {
-		select {
-		case r.wake <- struct{}{}:
-		default:
-		}
+		r.awake()
 	}
 	return out
 }
@@ -119,12 +145,12 @@ func (r *reports) run(ctx context.Context, link wire.Link, flush time.Duration) 
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		batch := r.take()
-		if len(batch) == 0 {
+		batch, removed := r.take(), r.takeRemoved()
+		if len(batch)+len(removed) == 0 {
 			continue
 		}
-		if err := link.Send(ctx, wire.Up{Reports: batch}); err != nil {
-			r.putBack(batch)
+		if err := link.Send(ctx, wire.Up{Reports: batch, RemovedVolumes: removed}); err != nil {
+			r.putBack(batch) // the server asks again for volumes
 			return fmt.Errorf("send reports: %w", err)
 		}
 		if !sleep(ctx, flush) {

@@ -61,6 +61,7 @@ func (p *pump) end(ctx context.Context, reason string) {
 
 // finish records the end of the instance.
 func (p *pump) finish() {
+	_ = p.letVolumesGo() // run tries again
 	p.update(func(r *record) {
 		r.Status.Phase, r.Status.Ready = model.PhaseStopped, false
 		r.Status.Message = "stopped before it was started"

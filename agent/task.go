@@ -48,6 +48,9 @@ func (p *pump) task(c *model.Container) (runtime.Task, error) {
 		User: c.User, Dir: c.Dir, CPUs: c.CPUs, Memory: c.Memory,
 		Sandbox: st.sandbox(p.id), Mounts: mounts, Logs: logs,
 	}
+	if c.Image != "" {
+		t.Devices = p.a.cfg.gpus.nodes(idsOf(gpusOf(&asg, c.Name)))
+	}
 	if c.Shell != "" {
 		t.Command = []string{"/bin/sh", "-c", c.Shell}
 	}
@@ -81,6 +84,7 @@ func (a *Agent) variables(asg *wire.Assignment, c *model.Container) map[string]s
 	if len(ports) > 0 {
 		env["PORT"], env["PORTS"] = ports[0], strings.Join(ports, ",")
 	}
+	giveVariables(env, asg, c)
 	return env
 }
 
@@ -112,6 +116,8 @@ func (p *pump) makeDirs() error {
 	for _, v := range spec.Volumes {
 		if v.Scratch {
 			open = append(open, st.volume(p.id, v.Name))
+		}
+		if v.HostPath == "" { // a persistent volume was made when the instance took it
 			continue
 		}
 		if err := os.MkdirAll(v.HostPath, 0o755); err != nil {
@@ -146,27 +152,35 @@ func makeOpenDir(dir string) error {
 
 // mounts returns the mounts of a container, whose targets it makes where they are in the sandbox.
 func (p *pump) mounts(c *model.Container) ([]runtime.Mount, error) {
-	spec := p.spec()
+	asg := p.assignment()
 	var out []runtime.Mount
 	for _, m := range c.Mounts {
-		for _, v := range spec.Volumes {
+		for _, v := range asg.Spec.Volumes {
 			if v.Name != m.Volume {
 				continue
 			}
-			source := v.HostPath
-			if v.Scratch {
-				source = p.a.store.volume(p.id, v.Name)
-			}
-			mount, err := p.mount(c, m, source)
+			mount, err := p.mount(c, m, p.source(&asg, &v))
 			if err != nil {
 				return nil, fmt.Errorf("mount %s: %w", m.Path, err)
 			}
 			if mount != nil {
+				mount.Own = v.Persistent != nil && !m.ReadOnly
 				out = append(out, *mount)
 			}
 		}
 	}
 	return out, nil
+}
+
+// source returns the directory of the node that a volume is.
+func (p *pump) source(asg *wire.Assignment, v *model.Volume) string {
+	switch {
+	case v.Scratch:
+		return p.a.store.volume(p.id, v.Name)
+	case v.Persistent != nil:
+		return p.a.volumes.data(model.VolumeOf(asg.App, asg.Slot, v.Name))
+	}
+	return v.HostPath
 }
 
 // mount returns one mount, or nil when a link does for it.

@@ -40,6 +40,9 @@ type Config struct {
 	// Nodes returns the agent of a node, false when it is not connected.
 	Nodes func(model.NodeID) (wire.Node, bool)
 
+	// Placer is asked what would fit, and why something does not. Without one such questions are answered with 503.
+	Placer Placer
+
 	// Info describes the server; its counts and Auth are filled in by the Handler.
 	Info client.Info
 	// Shutdown is called when a client asked for it. It must return at once: the answer is sent after it.

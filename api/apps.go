@@ -1,7 +1,6 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"net/http"
 	"slices"
@@ -58,7 +57,7 @@ type detail struct {
 	Body client.AppDetail
 }
 
-func (s *server) getApp(_ context.Context, in *AppPath) (*detail, error) {
+func (s *server) getApp(ctx context.Context, in *AppPath) (*detail, error) {
 	v := s.Store.View()
 	a, err := findApp(v, in)
 	if err != nil {
@@ -68,6 +67,7 @@ func (s *server) getApp(_ context.Context, in *AppPath) (*detail, error) {
 	if t := v.Target(a.ID); t != nil {
 		d.Spec = masked(t.Spec)
 	}
+	d.Funnel, d.Volumes = s.funnelIfWaiting(ctx, v, a.ID), volumesOf(v, a.ID)
 	return &detail{ETag: strconv.Quote(strconv.FormatUint(a.Revision, 10)), Body: d}, nil
 }
 
@@ -198,18 +198,11 @@ func readSpec(data []byte, id model.AppID) (*model.Spec, error) {
 	if spec.ID == "" {
 		spec.ID = id
 	}
-	bad := len(errs)
-	for _, e := range spec.Validate() {
-		// What could not be decoded is missing now; that is no second mistake.
-		if !slices.ContainsFunc(errs[:bad], func(b model.FieldError) bool { return within(b.Path, e.Path) || within(e.Path, b.Path) }) {
-			errs = append(errs, e)
-		}
+	wrong := spec.Validate()
+	if id != "" {
+		wrong = named(wrong, "id", string(spec.ID), string(id))
 	}
-	if id != "" && spec.ID != id && !slices.ContainsFunc(errs, func(e model.FieldError) bool { return e.Path == "id" }) {
-		errs = append(errs, model.FieldError{Path: "id", Message: "is " + string(spec.ID) + ", but the path names " + string(id)})
-	}
-	slices.SortStableFunc(errs, func(a, b model.FieldError) int { return cmp.Compare(a.Path, b.Path) })
-	return spec, invalid(errs)
+	return spec, invalid(joined(errs, wrong))
 }
 
 // within reports whether path is parent or lies below it.

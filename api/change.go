@@ -195,6 +195,9 @@ func (c *change) remove(id model.AppID) (client.Change, error) {
 
 // deploy writes version v of app and the deployment that leads to it. target is nil for a new app.
 func (c *change) deploy(app *model.App, target, v *model.AppVersion, kind model.DeployKind, verb string) (client.Change, error) {
+	if err := c.roleExists(v, kind); err != nil {
+		return client.Change{}, err
+	}
 	v.App, v.Created = app.ID, c.now
 	c.supersede(app.ID)
 	next := *app
@@ -208,6 +211,16 @@ func (c *change) deploy(app *model.App, target, v *model.AppVersion, kind model.
 	said := strings.Replace(verb, "rolledback", "rolled back", 1)
 	c.start(d, verb, fmt.Sprintf("app %s was %s: version %d", app.ID, said, v.Version))
 	return client.Change{App: app.ID, Version: v.Version, Deployment: c.id}, nil
+}
+
+// roleExists refuses a version whose role is not there. What the user has just written is the user's mistake; an earlier
+// version's role may have been deleted since.
+func (c *change) roleExists(v *model.AppVersion, kind model.DeployKind) error {
+	err := checkRole(c.tx.View, v.Spec)
+	if err == nil || kind == model.DeployCreate || kind == model.DeployUpdate {
+		return err
+	}
+	return conflict("the role of that version is missing: %s", missingRole(c.tx.View, roleOf(v.Spec)))
 }
 
 // start writes a new deployment and tells of what led to it.

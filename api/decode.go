@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,6 +39,41 @@ func (b *body) read(v any, optional bool) error {
 		return err
 	}
 	return decode(data, v)
+}
+
+// record decodes the body into v, a pointer, and then checks it: all that is wrong is answered at once. validate may fill
+// in what the body may leave out.
+func (b *body) record(v any, validate func() model.FieldErrors) error {
+	data, err := b.bytes()
+	if err != nil {
+		return err
+	}
+	errs, err := decodeFields(data, v)
+	if err != nil {
+		return err
+	}
+	return invalid(joined(errs, validate()))
+}
+
+// joined adds what is wrong with values to what could not be decoded, in order of the fields.
+func joined(bad, wrong model.FieldErrors) model.FieldErrors {
+	all := slices.Clone(bad)
+	for _, e := range wrong {
+		// What could not be decoded is missing now; that is no second mistake.
+		if !slices.ContainsFunc(bad, func(b model.FieldError) bool { return within(b.Path, e.Path) || within(e.Path, b.Path) }) {
+			all = append(all, e)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b model.FieldError) int { return cmp.Compare(a.Path, b.Path) })
+	return all
+}
+
+// named adds that a record's own name is not the one in the path, unless it is wrong anyway.
+func named(errs model.FieldErrors, field, name, path string) model.FieldErrors {
+	if name == path || slices.ContainsFunc(errs, func(e model.FieldError) bool { return e.Path == field }) {
+		return errs
+	}
+	return append(errs, model.FieldError{Path: field, Message: "is " + name + ", but the path names " + path})
 }
 
 // bytes reads the body, as far as it may go, and checks that it claims to be JSON.
@@ -171,7 +207,10 @@ func (w *walker) scalar(path string, t reflect.Type) (any, error) {
 	u, custom := v.(json.Unmarshaler)
 	switch {
 	case custom:
-		if err := u.UnmarshalJSON(raw); err != nil {
+		if err := u.UnmarshalJSON(raw); err != nil && t == reflect.TypeFor[time.Time]() {
+			w.add(path, "is no time: write one such as 2026-01-31T22:00:00Z")
+			return nil, nil
+		} else if err != nil {
 			w.add(path, "%v", err)
 			return nil, nil
 		}

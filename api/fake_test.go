@@ -211,6 +211,7 @@ type door struct {
 	t      *testing.T
 	db     *state.DB
 	node   *fakeNode
+	placer *fakePlacer
 	online bool // whether the node is connected
 	token  identity.Token
 	srv    *httptest.Server
@@ -227,6 +228,7 @@ func newDoor(t *testing.T) *door {
 	t.Helper()
 	d := &door{t: t, now: epoch, online: true, asked: make(chan client.Shutdown, 1)}
 	d.db = memory.Open(d.clock)
+	d.placer = &fakePlacer{db: d.db}
 	d.node = &fakeNode{logs: map[string]*fakeLog{}, execs: make(chan execCall, 16), aborted: make(chan error, 16)}
 	token, err := identity.NewToken(bytes.NewReader(bytes.Repeat([]byte{42}, 32)))
 	if err != nil {
@@ -255,7 +257,7 @@ func (d *door) serve(h http.Handler, tweak func(*http.Server)) {
 
 func (d *door) handler() http.Handler {
 	h, err := New(Config{
-		Store: d.db, Auth: identity.WithToken(d.token), Now: d.clock, NewID: d.nextID,
+		Store: d.db, Auth: identity.WithToken(d.token), Now: d.clock, NewID: d.nextID, Placer: d.placer,
 		Nodes: func(id model.NodeID) (wire.Node, bool) {
 			d.mu.Lock()
 			defer d.mu.Unlock()

@@ -141,7 +141,7 @@ func (m *meters) collectUsage(ch chan<- prometheus.Metric, v state.View) {
 	if err != nil {
 		return // the series are absent then, which is how Prometheus knows that
 	}
-	sizes := map[versionKey]model.Resources{}
+	sizes := newSizes(v)
 	for id, u := range all {
 		node := string(id)
 		show(ch, usedCPUDesc, usedMemoryDesc, u.Node, node)
@@ -152,7 +152,7 @@ func (m *meters) collectUsage(ch chan<- prometheus.Metric, v state.View) {
 			}
 			labels := []string{string(i.App), string(iid), node}
 			show(ch, instCPUDesc, instMemoryDesc, used, labels...)
-			ch <- prometheus.MustNewConstMetric(instLimitDesc, prometheus.GaugeValue, float64(sizeOf(v, i, sizes).Memory), labels...)
+			ch <- prometheus.MustNewConstMetric(instLimitDesc, prometheus.GaugeValue, float64(sizes.of(i).Memory), labels...)
 		}
 	}
 }
@@ -192,7 +192,7 @@ func countAll(v state.View) *tally {
 		nodes:       map[model.NodeState]int{model.NodeReady: 0, model.NodeUnreachable: 0},
 		used:        map[model.NodeID]model.Resources{},
 	}
-	sizes := map[versionKey]model.Resources{}
+	sizes := newSizes(v)
 	for i := range v.Instances() {
 		if i.Status.Phase == "" {
 			t.phases[model.PhasePending]++
@@ -203,7 +203,7 @@ func countAll(v state.View) *tally {
 			t.healthy++
 		}
 		if i.Node != "" && !i.Over() {
-			t.used[i.Node] = t.used[i.Node].Add(sizeOf(v, i, sizes))
+			t.used[i.Node] = t.used[i.Node].Add(sizes.of(i).Resources)
 		}
 	}
 	for d := range v.Deployments() {

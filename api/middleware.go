@@ -132,8 +132,10 @@ func (s *server) unknown(w http.ResponseWriter, r *http.Request) {
 	}
 	if len(methods) == 0 || slices.Contains(methods, r.Method) {
 		hint := "/v1/openapi.json lists what there is"
-		if rest, ok := strings.CutPrefix(r.URL.Path, "/v1/apps/"); ok && strings.Contains(rest, "/") {
-			hint = "write an app's id as one segment, with %2F for the slashes in it"
+		for prefix, what := range map[string]string{"/v1/apps/": "an app", "/v1/roles/": "a role", "/v1/volumes/": "a volume"} {
+			if rest, ok := strings.CutPrefix(r.URL.Path, prefix); ok && strings.Contains(rest, "/") {
+				hint = "write the id of " + what + " as one segment, with %2F for the slashes in it"
+			}
 		}
 		writeProblem(w, notFound("nothing is at %s; %s", r.URL.Path, hint))
 		return

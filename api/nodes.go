@@ -22,7 +22,8 @@ import (
 // usageTimeout bounds how long one node may take to say what it uses.
 const usageTimeout = 3 * time.Second
 
-type nodePath struct {
+// NodePath is the node in the path of a request.
+type NodePath struct {
 	ID string `path:"id" maxLength:"100" doc:"Id or name of the node."`
 }
 
@@ -55,46 +56,40 @@ func findNode(v state.View, id model.NodeID) (*model.Node, error) {
 }
 
 // nodeDetail adds up what is taken of a node.
-func nodeDetail(v state.View, n *model.Node) client.NodeDetail {
-	out := client.NodeDetail{Node: *n}
-	sizes := map[versionKey]model.Resources{}
-	for i := range v.InstancesOn(n.ID) {
+func nodeDetail(n *model.Node, now time.Time, sizes *sizes) client.NodeDetail {
+	out := client.NodeDetail{Node: *n, Settings: sizes.v.Settings(n.ID)}
+	out.Used.Disk = keptByVolumes(sizes.v, n.ID)
+	out.Capacity = capacityOf(n)
+	out.Availability, out.Why = availability(n, out.Settings, now)
+	for i := range sizes.v.InstancesOn(n.ID) {
 		if i.Over() {
 			continue
 		}
 		out.Instances++
-		out.Used = out.Used.Add(sizeOf(v, i, sizes))
+		z := sizes.of(i)
+		out.Used = out.Used.Add(z.Resources)
+		addCustom(&out.UsedCustom, z.custom)
 	}
 	return out
 }
 
-// sizeOf returns what an instance takes; known remembers versions.
-func sizeOf(v state.View, i *model.Instance, known map[versionKey]model.Resources) model.Resources {
-	key := versionKey{i.App, i.Version}
-	r, ok := known[key]
-	if ver := v.Version(i.App, i.Version); !ok && ver != nil {
-		r = ver.Spec.Resources()
-	}
-	known[key] = r
-	return r
-}
-
 func (s *server) listNodes(context.Context, *none) (*reply[[]client.NodeDetail], error) {
-	v := s.Store.View()
+	v, now := s.Store.View(), s.Now()
+	sizes := newSizes(v)
 	out := []client.NodeDetail{}
 	for n := range v.Nodes() {
-		out = append(out, nodeDetail(v, n))
+		out = append(out, nodeDetail(n, now, sizes))
 	}
 	return answer(out)
 }
 
-func (s *server) getNode(_ context.Context, in *nodePath) (*reply[client.NodeDetail], error) {
+func (s *server) getNode(_ context.Context, in *NodePath) (*reply[client.NodeDetail], error) {
 	v := s.Store.View()
 	n, err := findNode(v, model.NodeID(in.ID))
 	if err != nil {
 		return nil, err
 	}
-	return answer(nodeDetail(v, n))
+	return answer(nodeDetail(n, s.Now(), newSizes(v)))
 }
 
 func (s *server) getUsage(ctx context.Context, _ *none) (*reply[client.Usage], error) {
@@ -104,14 +99,14 @@ func (s *server) getUsage(ctx context.Context, _ *none) (*reply[client.Usage], e
 		return nil, err
 	}
 	out := client.Usage{Nodes: []client.NodeUsage{}, Instances: []client.InstanceUsage{}}
-	sizes := map[versionKey]model.Resources{}
+	sizes := newSizes(v)
 	for id, u := range all {
 		n := v.Node(id)
 		out.Nodes = append(out.Nodes, client.NodeUsage{Node: id, Name: n.Name, Usage: u.Node, Capacity: n.Capacity})
 		for iid, used := range u.Instances {
 			if i := v.Instance(iid); i != nil {
 				out.Instances = append(out.Instances, client.InstanceUsage{
-					Instance: iid, App: i.App, Node: id, Usage: used, Limit: sizeOf(v, i, sizes),
+					Instance: iid, App: i.App, Node: id, Usage: used, Limit: sizes.of(i).Resources,
 				})
 			}
 		}

@@ -126,7 +126,7 @@ func TestEveryRouteWantsAToken(t *testing.T) {
 		if open[r.path] != (r.access == identity.Public) {
 			t.Errorf("%s %s has access %v", r.method, r.path, r.access)
 		}
-		path := strings.NewReplacer("{app}", "a", "{id}", "x").Replace(r.path)
+		path := strings.NewReplacer("{app}", "a", "{id}", "x", "{role}", "r", "{pool}", "p").Replace(r.path)
 		for _, header := range []string{"", "Bearer wrong", "Basic " + string(d.token)} {
 			status, body, h := d.call(r.method, path, "", "Authorization", header)
 			switch {

@@ -26,6 +26,8 @@ func humaConfig() huma.Config {
 		{Name: "apps", Description: "Long-running groups of identical instances."},
 		{Name: "instances", Description: "The copies of apps: what they do, print and use."},
 		{Name: "deployments", Description: "The way from one version of an app to another."},
+		{Name: "placement", Description: "What would fit where, and why something does not."},
+		{Name: "sharing", Description: "Who may take how much: roles, pools, reservations and persistent volumes."},
 		{Name: "nodes", Description: "The machines, and the images on them."},
 		{Name: "server", Description: "The server itself."},
 	}
@@ -51,6 +53,8 @@ func registry() huma.Registry {
 	r.RegisterTypeAlias(reflect.TypeFor[model.Bytes](), reflect.TypeFor[bytesSchema]())
 	r.RegisterTypeAlias(reflect.TypeFor[model.Duration](), reflect.TypeFor[durationSchema]())
 	r.RegisterTypeAlias(reflect.TypeFor[model.Amount](), reflect.TypeFor[amountSchema]())
+	r.RegisterTypeAlias(reflect.TypeFor[model.GPU](), reflect.TypeFor[gpuSchema]())
+	r.RegisterTypeAlias(reflect.TypeFor[model.Units](), reflect.TypeFor[unitsSchema]())
 	return r
 }
 
@@ -60,6 +64,8 @@ type (
 	bytesSchema    struct{}
 	durationSchema struct{}
 	amountSchema   struct{}
+	gpuSchema      struct{}
+	unitsSchema    struct{}
 )
 
 func either(number, pattern, description string, examples ...any) *huma.Schema {
@@ -86,6 +92,14 @@ func (durationSchema) Schema(huma.Registry) *huma.Schema {
 
 func (amountSchema) Schema(huma.Registry) *huma.Schema {
 	return either(huma.TypeInteger, `^\s*[0-9]+\s*%?\s*$`, "A count of instances, or a share of them in percent. Answers give a string.", "25%", 2)
+}
+
+func (gpuSchema) Schema(huma.Registry) *huma.Schema {
+	return either(huma.TypeNumber, `^\s*[0-9.eE+-]+\s*$`, "Devices: a whole number, or a share of one below 1. Answers give a number.", 2, 0.25)
+}
+
+func (unitsSchema) Schema(huma.Registry) *huma.Schema {
+	return either(huma.TypeNumber, `^\s*[0-9.eE+-]+\s*$`, "An amount, to a thousandth. Answers give a number.", 2, 0.5)
 }
 
 // document returns the OpenAPI document as indented JSON. Lists are never null in Gantry, which huma cannot know.

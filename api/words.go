@@ -105,8 +105,21 @@ func whyInstance(i *model.Instance) string {
 		return cmp.Or(i.Why, i.Status.Message)
 	case i.Node == "" && i.Pending != "":
 		return i.Pending
+	case i.Evict != nil && !i.Over():
+		return sentence(evictWords(i.Evict), i.Status.Message)
 	}
 	return cmp.Or(i.Status.Message, exits(i))
+}
+
+// evictWords says why an instance has to leave its node, and where it goes.
+func evictWords(e *model.Eviction) string {
+	verb := map[model.EvictKind]string{
+		model.EvictPreempt: "it has to make room", model.EvictMove: "it is to move", model.EvictDrain: "it has to leave its node",
+	}[e.Kind]
+	if e.To != "" {
+		verb += " to " + string(e.To)
+	}
+	return verb + colon(e.Why)
 }
 
 // exits says how the programs of an instance ended by themselves.

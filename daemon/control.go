@@ -46,11 +46,12 @@ type Control struct {
 func NewControl(c ControlConfig) (*Control, error) {
 	part := func(name string) *slog.Logger { return c.Logger.With("part", name) }
 	fl := fleet.New(c.Store, fleet.Config{Now: time.Now, Logger: part("fleet")})
+	places := scheduler.New(c.Store, scheduler.Config{Now: time.Now, Logger: part("scheduler")})
 	meters := prometheus.NewRegistry()
 	meters.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	handler, err := api.New(api.Config{
 		Store: c.Store, Auth: c.Auth, Nodes: fl.Node, Info: c.Info, Shutdown: c.Shutdown, Logger: part("api"),
-		Meters: meters, Gather: meters,
+		Meters: meters, Gather: meters, Placer: places,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make the API: %w", err)
@@ -58,7 +59,7 @@ func NewControl(c ControlConfig) (*Control, error) {
 	return &Control{
 		Fleet:   fl,
 		apps:    app.New(c.Store, app.Config{Logger: part("orchestrator"), KeepStopped: c.KeepStopped.Std()}),
-		places:  scheduler.New(c.Store, scheduler.Config{Now: time.Now, Logger: part("scheduler")}),
+		places:  places,
 		handler: handler,
 	}, nil
 }

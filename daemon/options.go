@@ -3,6 +3,7 @@ package daemon
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -18,17 +19,19 @@ var Version = "dev"
 
 // Options is what an operator can choose. Validate checks it; nothing changes it afterwards.
 type Options struct {
-	DataDir     string         // everything that Gantry keeps lies here
-	HTTPAddr    string         // host:port that the API listens on
-	Ephemeral   bool           // the data directory is temporary: nothing is synced to disk, and at the end all of it is removed
-	Auth        string         // token or none
-	PlainHTTP   []string       // registries spoken to without TLS, beside those on loopback
-	KeepStopped model.Duration // how long the records and logs of stopped instances are kept
-	LogSize     model.Bytes    // size at which a log file of a container is rotated
-	LogKeep     int            // rotated log files kept per stream
-	NodeCPUs    model.CPU      // what instances may take of this node; 0 for what it has
-	NodeMemory  model.Bytes    // likewise
-	Bin         string         // directory of the helpers; by default that of the running binary
+	DataDir     string          // everything that Gantry keeps lies here
+	HTTPAddr    string          // host:port that the API listens on
+	Ephemeral   bool            // the data directory is temporary: nothing is synced to disk, and at the end all of it is removed
+	Auth        string          // token or none
+	PlainHTTP   []string        // registries spoken to without TLS, beside those on loopback
+	KeepStopped model.Duration  // how long the records and logs of stopped instances are kept
+	LogSize     model.Bytes     // size at which a log file of a container is rotated
+	LogKeep     int             // rotated log files kept per stream
+	NodeCPUs    model.CPU       // what instances may take of this node; 0 for what it has
+	NodeMemory  model.Bytes     // likewise
+	Keep        model.Resources // what of this node's cores and memory is kept for the system; no memory for a tenth
+	Node        model.Declaration
+	Bin         string // directory of the helpers; by default that of the running binary
 	Logger      *slog.Logger
 }
 
@@ -59,6 +62,15 @@ func (o *Options) Validate() error {
 	}
 	if o.LogKeep < 1 || o.LogKeep > 1000 {
 		return fmt.Errorf("--log-keep %d is outside 1 to 1000", o.LogKeep)
+	}
+	if o.NodeCPUs != 0 && o.Keep.CPUs != 0 {
+		return errors.New("--reserve-cpus takes off what the machine has: it has no meaning with --node-cpus")
+	}
+	if o.NodeMemory != 0 && o.Keep.Memory != 0 {
+		return errors.New("--reserve-memory takes off what the machine has: it has no meaning with --node-memory")
+	}
+	if errs := o.Node.Validate(); errs != nil {
+		return fmt.Errorf("--%s: %s", errs[0].Path, errs[0].Message)
 	}
 	return nil
 }

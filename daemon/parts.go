@@ -15,6 +15,7 @@ import (
 	"github.com/gantry-os/gantry/agent"
 	"github.com/gantry-os/gantry/api"
 	"github.com/gantry-os/gantry/api/client"
+	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/runtime/process"
 )
 
@@ -23,15 +24,17 @@ const nodeAddr = "127.0.0.1"
 
 // openAgent finds out what this node can do and starts its agent, which adopts what runs already.
 func (d *daemon) openAgent() error {
-	node, err := agent.Detect(filepath.Join(d.DataDir, "agent"), nodeAddr)
+	node, err := agent.Detect(filepath.Join(d.DataDir, "agent"), nodeAddr, d.Keep)
 	if err != nil {
 		return fmt.Errorf("look at this node: %w", err)
 	}
 	node.Version = Version
 	node.Capacity.CPUs = cmp.Or(d.NodeCPUs, node.Capacity.CPUs)
 	node.Capacity.Memory = cmp.Or(d.NodeMemory, node.Capacity.Memory)
+	d.Node.Apply(&node)
 	node.Isolated = process.CanIsolate()
 	node.OCI = d.engine.able
+	node.VM = model.Ability{Why: "it has no runtime for virtual machines"}
 	programs, err := process.New(process.Config{
 		Shim:     filepath.Join(d.Bin, "gantry-shim"),
 		StateDir: filepath.Join(d.DataDir, "process"),

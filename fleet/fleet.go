@@ -43,6 +43,7 @@ type Fleet struct {
 
 	// Only speak's goroutine uses these.
 	idle  map[*session]struct{}             // with something to tell that is not urgent
+	drops map[model.VolumeID]model.NodeID   // volumes that a node was told to delete
 	homes map[model.InstanceID]model.NodeID // whose session was told of each instance
 	specs map[specKey]*model.Spec           // shared between assignments of one version
 
@@ -56,7 +57,8 @@ func New(store state.Store, cfg Config) *Fleet {
 	return &Fleet{
 		store: store, cfg: cfg,
 		inbox: inbox{ready: make(chan struct{}, 1)}, hello: make(chan up), gone: make(chan *session), done: make(chan struct{}),
-		idle: map[*session]struct{}{}, homes: map[model.InstanceID]model.NodeID{}, specs: map[specKey]*model.Spec{},
+		idle: map[*session]struct{}{}, drops: map[model.VolumeID]model.NodeID{},
+		homes: map[model.InstanceID]model.NodeID{}, specs: map[specKey]*model.Spec{},
 		nodes: map[model.NodeID]*session{}, joined: make(chan struct{}),
 	}
 }
@@ -224,6 +226,16 @@ func (f *Fleet) putStatus(tx *state.Tx, r wire.Report) {
 	}
 }
 
+// deleteVolume forgets a volume that its node has deleted, if that is what a user asked for.
+func (f *Fleet) deleteVolume(tx *state.Tx, node model.NodeID, id model.VolumeID) {
+	v := tx.Volume(id)
+	if v == nil || v.Node != node || !v.Removing {
+		return
+	}
+	tx.DeleteVolume(id)
+	tx.Emit(model.Event{Type: "volume.deleted", App: v.App, Node: node, Message: fmt.Sprintf("volume %s is deleted", id)})
+}
+
 // statusEvent says what changed from one status to the next, if people would want to know.
 func statusEvent(old, now *model.Instance) (model.Event, bool) {
 	e := model.Event{App: now.App, Instance: now.ID, Node: now.Node}
@@ -289,6 +301,7 @@ func (f *Fleet) spread(view state.View, c state.Changes) {
 		}
 		return
 	}
+	f.spreadVolumes(view, c) // first: an instance may use a volume of the same id as one that is gone
 	var woken pace
 	for id := range c.Instances {
 		i := view.Instance(id)
@@ -308,6 +321,26 @@ func (f *Fleet) spread(view state.View, c state.Changes) {
 		case i != nil && !i.Over() && s.set(view, i):
 			s.nudge()
 			woken.one()
+		}
+	}
+}
+
+// spreadVolumes tells nodes which volumes are to be deleted, each once. An id may come to name another volume, which nothing
+// that was said of the first one may hurt.
+func (f *Fleet) spreadVolumes(view state.View, c state.Changes) {
+	for id := range c.Volumes {
+		v := view.Volume(id)
+		told, ok := f.drops[id]
+		if v != nil && v.Removing && (!ok || told != v.Node) {
+			if s := f.nodes[v.Node]; s != nil {
+				f.drops[id] = v.Node
+				s.dropVolume(id)
+			}
+		} else if ok && (v == nil || !v.Removing) {
+			delete(f.drops, id)
+			if s := f.nodes[told]; s != nil {
+				s.keepVolume(id)
+			}
 		}
 	}
 }

@@ -3,6 +3,8 @@ package fleet_test
 import (
 	"context"
 	"log/slog"
+	"reflect"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -126,6 +128,72 @@ func TestReports(t *testing.T) {
 	events := r.store.View().Events()
 	if last := events[len(events)-1]; last.Type != "instance.preparing" || last.Message != "web-1 is preparing: again" {
 		t.Errorf("last event = %+v", last)
+	}
+}
+
+// An assignment carries what the scheduler gave the instance.
+func TestAssignmentsCarryWhatIsGiven(t *testing.T) {
+	r := newRig(t)
+	want := model.Instance{
+		ID: "web-1", App: "/web", Version: 1, Desired: model.Run, Node: "a", Slot: 2,
+		GPUs: []model.GPUShare{{ID: "0", Share: 500}}, Items: map[string][]string{"lines": {"l1"}},
+	}
+	r.update(func(tx *state.Tx) { tx.PutInstance(want.Clone()) })
+	_, first := r.join(t.Context(), "a")
+	got := first.Set[0]
+	if got.Slot != 2 || !reflect.DeepEqual(got.GPUs, want.GPUs) || !reflect.DeepEqual(got.Items, want.Items) {
+		t.Errorf("the assignment is %+v", got)
+	}
+}
+
+// A node learns when it connects which volumes are its own, and which are to be deleted; and later of each such one once.
+// A volume is forgotten on the word of its own node alone, and only when it is to be deleted.
+func TestVolumes(t *testing.T) {
+	r := newRig(t)
+	put := func(id model.VolumeID, node model.NodeID, removing bool) {
+		t.Helper()
+		r.update(func(tx *state.Tx) {
+			tx.PutVolume(&model.PersistentVolume{ID: id, App: "/web", Node: node, Removing: removing})
+		})
+	}
+	put("/web:1:d", "a", false)
+	put("/web:2:d", "a", true)
+	put("/web:3:d", "b", true)
+	a, first := r.join(t.Context(), "a")
+	if !slices.Equal(first.Volumes, []model.VolumeID{"/web:1:d"}) || !slices.Equal(first.DropVolumes, []model.VolumeID{"/web:2:d"}) {
+		t.Errorf("keep %v, delete %v", first.Volumes, first.DropVolumes)
+	}
+	put("/web:2:d", "a", true) // nothing new
+	put("/web:1:d", "a", true)
+	if d := r.recv(a); d.Full || !slices.Equal(d.DropVolumes, []model.VolumeID{"/web:1:d"}) {
+		t.Errorf("told %+v, want that slot 1 is to be deleted", d)
+	}
+	put("/web:4:d", "a", false)
+	removed := []model.VolumeID{"/web:1:d", "/web:3:d", "/web:4:d", "/web:9:d"}
+	if err := a.Send(t.Context(), wire.Up{RemovedVolumes: removed}); err != nil {
+		t.Fatal(err)
+	}
+	var left []model.VolumeID
+	for v := range r.store.View().Volumes() {
+		left = append(left, v.ID)
+	}
+	if want := []model.VolumeID{"/web:2:d", "/web:3:d", "/web:4:d"}; !slices.Equal(left, want) {
+		t.Errorf("left are %v, want %v", left, want)
+	}
+	events := r.store.View().Events()
+	if last := events[len(events)-1]; last.Type != "volume.deleted" || last.Node != "a" {
+		t.Errorf("last event = %+v", last)
+	}
+
+	// The same id names a new volume, which is deleted in its turn.
+	put("/web:1:d", "a", false)
+	r.put("web-5", "a", model.PhaseAssigned)
+	if d := r.recv(a); len(d.DropVolumes) != 0 || len(d.Set) != 1 {
+		t.Errorf("told %+v, want web-5 alone", d)
+	}
+	put("/web:1:d", "a", true)
+	if d := r.recv(a); !slices.Equal(d.DropVolumes, []model.VolumeID{"/web:1:d"}) {
+		t.Errorf("told %+v, want that slot 1 is to be deleted again", d)
 	}
 }
 

@@ -99,6 +99,9 @@ func (f *Fleet) take(ctx context.Context, batch []up) error {
 			for _, r := range u.msg.Reports {
 				f.putStatus(tx, r)
 			}
+			for _, id := range u.msg.RemovedVolumes {
+				f.deleteVolume(tx, u.from.id, id)
+			}
 		}
 		return nil
 	})

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/gantry-os/gantry/agent/wire"
@@ -122,6 +123,14 @@ func (s *session) reset(view state.View) {
 	for i := range view.InstancesOn(s.id) {
 		s.addLocked(view, i)
 	}
+	for v := range view.VolumesOn(s.id) {
+		if v.Removing {
+			s.fleet.drops[v.ID] = s.id
+			s.out.DropVolumes = append(s.out.DropVolumes, v.ID)
+		} else {
+			s.out.Volumes = append(s.out.Volumes, v.ID)
+		}
+	}
 	s.wakeLocked()
 }
 
@@ -146,6 +155,7 @@ func (s *session) addLocked(view state.View, i *model.Instance) bool {
 	s.fleet.homes[i.ID] = s.id
 	s.out.Set = append(s.out.Set, wire.Assignment{
 		ID: i.ID, App: i.App, Version: i.Version, Desired: i.Desired, Over: now.over, Attempt: i.Status.Attempt, Ports: i.Ports, Spec: spec,
+		Slot: i.Slot, GPUs: i.GPUs, Items: i.Items,
 	})
 	return true
 }
@@ -171,6 +181,21 @@ func (s *session) nudge() bool {
 	}
 	s.wakeLocked()
 	return true
+}
+
+// dropVolume tells the agent to delete a volume.
+func (s *session) dropVolume(id model.VolumeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.out.DropVolumes = append(s.out.DropVolumes, id)
+	s.wakeLocked()
+}
+
+// keepVolume takes back what dropVolume has not yet told.
+func (s *session) keepVolume(id model.VolumeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.out.DropVolumes = slices.DeleteFunc(s.out.DropVolumes, func(other model.VolumeID) bool { return other == id })
 }
 
 func (s *session) wakeLocked() {

@@ -6,13 +6,13 @@ import "time"
 type Instance struct {
 	ID      InstanceID `json:"id" doc:"Id: the last part of the id of the app, and a random suffix."`
 	App     AppID      `json:"app" doc:"The app that it is a copy of."`
-	Version uint64     `json:"version" doc:"The version of the app that it was made for."`                   // orchestrator; immutable
-	Created time.Time  `json:"created" doc:"When it was asked for."`                                         // orchestrator; immutable
-	Desired Desired    `json:"desired" enum:"run,stop" doc:"What it should do."`                             // orchestrator; never back to run
-	Why     string     `json:"why,omitempty" doc:"Why it is to stop."`                                       // orchestrator
-	Node    NodeID     `json:"node,omitempty" doc:"Id of the node that it is on."`                           // scheduler; immutable once set
-	Ports   []uint16   `json:"ports,omitempty" doc:"One port for each endpoint of the app, in their order."` // scheduler
-	Pending string     `json:"pending,omitempty" doc:"Why it has no node yet."`                              // scheduler
+	Version uint64     `json:"version" doc:"The version of the app that it was made for."`                                    // orchestrator; immutable
+	Created time.Time  `json:"created" doc:"When it was asked for."`                                                          // orchestrator; immutable
+	Desired Desired    `json:"desired" enum:"run,stop" doc:"What it should do."`                                              // orchestrator; never back to run
+	Why     string     `json:"why,omitempty" doc:"Why it is to stop; or, while it has to leave its node, what it waits for."` // orchestrator
+	Node    NodeID     `json:"node,omitempty" doc:"Id of the node that it is on."`                                            // scheduler; immutable once set
+	Ports   []uint16   `json:"ports,omitempty" doc:"One port for each endpoint of the app, in their order."`                  // scheduler
+	Pending string     `json:"pending,omitempty" doc:"Why it has no node yet."`                                               // scheduler
 
 	Slot     uint32              `json:"slot,omitempty" doc:"Stable identity of an instance with persistent volumes, from 1."` // orchestrator; immutable
 	Replaces InstanceID          `json:"replaces,omitempty" doc:"The instance that it takes over from."`                       // orchestrator; immutable

@@ -24,9 +24,10 @@ type Spec struct {
 	Update     *Update           `json:"update,omitempty" doc:"How one version replaces another. Changing it restarts nothing."`
 	KillOrder  KillOrder         `json:"killOrder,omitempty" enum:"youngest-first,oldest-first" doc:"Which instances go first on scale down. Default youngest-first."`
 
+	Isolation   Isolation    `json:"isolation,omitempty" enum:"vm" doc:"vm: each instance runs in a virtual machine of its own, on nodes that can give it one. All its containers need an image. Default: namespaces and cgroups."`
 	Pool        string       `json:"pool,omitempty" doc:"Part of the nodes that it runs on. Default default."`
-	Role        RoleID       `json:"role,omitempty" doc:"Role whose share of the cluster it uses, such as /analytics/batch. Default /."`
-	Priority    *int         `json:"priority,omitempty" doc:"From 0 to 100. Within a role, higher goes first and may end lower to make room. Default 50."`
+	Role        RoleID       `json:"role,omitempty" doc:"Role whose share of the cluster it uses, such as /analytics/batch. Default /. Changing it restarts nothing: all instances count under the new one."`
+	Priority    *int         `json:"priority,omitempty" doc:"From 0 to 100. Within a role, higher goes first and may end lower to make room. Default 50. Changing it restarts nothing."`
 	Placement   Policy       `json:"placement,omitempty" enum:"pack,spread,balanced" doc:"How nodes are chosen among those that fit. Default: the pool's, which is pack. Changing it restarts nothing."`
 	Constraints []Constraint `json:"constraints,omitempty" doc:"Which nodes may take an instance. All must hold."`
 	Affinity    []Affinity   `json:"affinity,omitempty" doc:"Apps to be near to, or away from."`
@@ -54,6 +55,12 @@ type Container struct {
 	Artifacts []Artifact        `json:"artifacts,omitempty" doc:"Files fetched into the sandbox before start."`
 	Mounts    []Mount           `json:"mounts,omitempty" doc:"Volumes that the container sees."`
 }
+
+// Isolation is what stands between an instance and the rest of its node.
+type Isolation string
+
+// IsolationVM asks for a virtual machine: it may run on nodes with Node.VM.
+const IsolationVM Isolation = "vm"
 
 // PullPolicy says when an image is fetched.
 type PullPolicy string
@@ -150,7 +157,7 @@ type Stop struct {
 // Update is the policy for replacing one version by another.
 type Update struct {
 	MinHealthy     Amount    `json:"minHealthy,omitempty" doc:"Floor of healthy instances while updating, as a count or percentage of the instances. Default 100%; one less than the instances when they have a fixed port, a persistent volume, or write to a host path, so that one ends before the next starts."`
-	MaxSurge       Amount    `json:"maxSurge,omitempty" doc:"How many instances above the count may exist while updating. Default 25%, rounded up; 0 with a fixed port, a persistent volume, or a host path that is written to."`
+	MaxSurge       Amount    `json:"maxSurge,omitempty" doc:"How many instances above the count may exist while updating. Default 25%, rounded up; 0 with a fixed port, or a host path that is written to. With a persistent volume it is always 0: one ends before the next starts."`
 	MinHealthyTime *Duration `json:"minHealthyTime,omitempty" doc:"How long an instance must be healthy before it counts. Default 0 with checks and 1s without."`
 	Deadline       Duration  `json:"deadline,omitempty" doc:"How long a deployment may go without progress before it has failed. Default 5m."`
 	NoRollback     bool      `json:"noRollback,omitempty" doc:"Leave a failed deployment as it is instead of going back to the last version that was healthy."`
@@ -286,12 +293,7 @@ func (s *Spec) fillPolicies() {
 	if s.Update == nil {
 		s.Update = &Update{}
 	}
-	floor, surge := Amount("100%"), Amount("25%")
-	if s.exclusive() {
-		floor, surge = Amount(strconv.Itoa(max(0, s.Count()-1))), "0"
-	}
-	s.Update.MinHealthy = cmp.Or(s.Update.MinHealthy, floor)
-	s.Update.MaxSurge = cmp.Or(s.Update.MaxSurge, surge)
+	s.Update.MinHealthy, s.Update.MaxSurge = s.bounds()
 	s.Update.Deadline = cmp.Or(s.Update.Deadline, DefaultDeadline)
 	if s.Update.MinHealthyTime == nil {
 		d := Duration(0)
@@ -313,6 +315,34 @@ func (s *Spec) fillPolicies() {
 	for i := range s.Spread {
 		s.Spread[i].Weight = cmp.Or(s.Spread[i].Weight, DefaultSpread)
 	}
+}
+
+// bounds returns the update policy's floor and surge, defaults included.
+func (s *Spec) bounds() (floor, surge Amount) {
+	floor, surge = "100%", "25%"
+	if s.exclusive() {
+		floor, surge = Amount(strconv.Itoa(max(0, s.Count()-1))), "0"
+	}
+	if u := s.Update; u != nil {
+		floor, surge = cmp.Or(u.MinHealthy, floor), cmp.Or(u.MaxSurge, surge)
+	}
+	return floor, surge
+}
+
+// Floor returns the number of healthy instances below which no update, move or drain of s goes, defaults included.
+func (s *Spec) Floor() int {
+	floor, _ := s.bounds()
+	return min(floor.Of(s.Count(), true), s.Count())
+}
+
+// Ceiling returns how many instances of s may exist at once, defaults included. Beside the holders of all slots there
+// is none.
+func (s *Spec) Ceiling() int {
+	if s.Stateful() {
+		return s.Count()
+	}
+	_, surge := s.bounds()
+	return s.Count() + surge.Of(s.Count(), true)
 }
 
 // exclusive reports whether an old and a new instance could not run beside each other on one node: they would want the

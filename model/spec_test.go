@@ -179,7 +179,10 @@ func TestTemplate(t *testing.T) {
 		return v
 	}
 	base := full().Template()
-	kept := map[string]bool{"Instances": true, "Labels": true, "Update": true, "KillOrder": true, "Placement": true, "Spread": true}
+	kept := map[string]bool{
+		"Instances": true, "Labels": true, "Update": true, "KillOrder": true,
+		"Role": true, "Priority": true, "Placement": true, "Spread": true,
+	}
 	for i := range reflect.TypeFor[Spec]().NumField() {
 		name := reflect.TypeFor[Spec]().Field(i).Name
 		v := full()

@@ -67,6 +67,7 @@ func (s *Spec) Validate() FieldErrors {
 	s.validateChecks(&errs, "health", s.Health)
 	s.validateChecks(&errs, "readiness", s.Readiness)
 	s.validatePolicies(&errs)
+	oneOf(&errs, "isolation", s.Isolation, IsolationVM)
 	s.validatePlacement(&errs)
 	return errs
 }
@@ -90,6 +91,9 @@ func (s *Spec) validateContainers(errs *FieldErrors) {
 		}
 		seen[name] = true
 		c.validate(errs, at)
+		if s.Isolation == IsolationVM && c.Image == "" {
+			errs.add(at+".image", "is missing: a virtual machine runs images, not programs of the node")
+		}
 		c.validateMounts(errs, at, s.Volumes)
 	}
 }
@@ -379,9 +383,12 @@ func (s *Spec) validateUpdate(errs *FieldErrors) {
 		atLeast(errs, "update.minHealthyTime", *u.MinHealthyTime, 0)
 	}
 	atLeast(errs, "update.deadline", u.Deadline, time.Second)
-	count, d := s.Count(), s.WithDefaults().Update
-	stuck := count > 0 && d.MinHealthy.Of(count, true) >= count && d.MaxSurge.Of(count, true) == 0
-	if stuck && err == nil && surgeErr == nil {
+	count := s.Count()
+	switch stuck := count > 0 && s.Floor() >= count && s.Ceiling() <= count; {
+	case !stuck || err != nil || surgeErr != nil:
+	case s.Stateful():
+		errs.add("update.minHealthy", "keeps all %d instances, but one with a persistent volume has to end before its replacement starts: write at most %d", count, count-1)
+	default:
 		errs.add("update", "minHealthy keeps all %d instances and maxSurge allows none more, so no instance could ever be replaced: lower minHealthy or raise maxSurge", count)
 	}
 }

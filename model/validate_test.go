@@ -75,6 +75,8 @@ var invalid = []struct {
 	{func(s *Spec) { s.Containers[0].Pull = "often" }, "containers[0].pull", "is not one of"},
 	{func(s *Spec) { s.Containers[0].Auth.Username = "" }, "containers[0].auth.username", "is empty"},
 	{func(s *Spec) { s.Containers[1].Auth = s.Containers[0].Auth }, "containers[1].auth", "only an image"},
+	{func(s *Spec) { s.Isolation = "box" }, "isolation", "is not one of [vm]"},
+	{func(s *Spec) { s.Isolation = IsolationVM }, "containers[1].image", "a virtual machine runs images"},
 	{func(s *Spec) { s.Containers[0].CPUs = 9 }, "containers[0].cpus", "0.009 is less than 0.01"},
 	{func(s *Spec) { s.Containers[0].CPUs = -1 }, "containers[0].cpus", "less than"},
 	{func(s *Spec) { s.Containers[0].CPUs = MaxCPUs + 1 }, "containers[0].cpus", "more than"},
@@ -159,6 +161,10 @@ var invalid = []struct {
 	{func(s *Spec) { *s.Update.MinHealthyTime = -1 }, "update.minHealthyTime", "less than 0s"},
 	{func(s *Spec) { s.Update.Deadline = 1 }, "update.deadline", "less than 1s"},
 	{func(s *Spec) { s.Update.MinHealthy, s.Update.MaxSurge = "100%", "0" }, "update", "no instance could ever be replaced"},
+	{func(s *Spec) {
+		s.Volumes = append(s.Volumes, Volume{Name: "kept", Persistent: &Persistent{Size: GiB}})
+		s.Update.MinHealthy = "100%"
+	}, "update.minHealthy", "write at most 2"},
 	{func(s *Spec) { s.Update.MinHealthy, s.Update.MaxSurge = "3", "0%" }, "update", "no instance could ever be replaced"},
 	{func(s *Spec) { s.KillOrder = "random" }, "killOrder", "is not one of"},
 }

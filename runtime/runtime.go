@@ -109,6 +109,7 @@ type Task struct {
 	// SandboxPath; a program of the node sees it where it is.
 	Sandbox string
 	Mounts  []Mount
+	Devices []string // device nodes of the node that a container from an image gets; other programs see all
 	Logs    LogFiles
 }
 
@@ -120,6 +121,7 @@ type Mount struct {
 	Source   string // exists
 	Target   string // in the container; without an image, relative ones are below the sandbox
 	ReadOnly bool
+	Own      bool // the task's user becomes the owner of Source, unless somebody but the agent's user is
 }
 
 // LogFiles says where a task's output goes: to Dir/stdout and Dir/stderr, appended to. A file that reaches Size is

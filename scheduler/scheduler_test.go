@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gantry-os/gantry/model"
+	"github.com/gantry-os/gantry/scheduler/engine"
 	"github.com/gantry-os/gantry/state"
 	"github.com/gantry-os/gantry/state/memory"
 )
@@ -191,8 +192,8 @@ func TestLateChangesWin(t *testing.T) {
 			if i := b.db.View().Instance("web-00001"); i != nil && i.Node != "" {
 				t.Fatalf("placed on %s", i.Node)
 			}
-			if len(b.loop.ledger.holds) != 0 || b.loop.ledger.cpus[0]%1000 != 0 {
-				t.Fatalf("its place is still held: %v", b.loop.ledger.cpus)
+			if e := b.loop.pic.engine; e.Instances() != 0 || e.Free("a").CPUs%1000 != 0 {
+				t.Fatalf("its place is still held: %v is free", e.Free("a"))
 			}
 		})
 	}
@@ -296,29 +297,25 @@ func TestSentencesDoNotFlood(t *testing.T) {
 	}
 }
 
-// TestRestart protects that a ledger built from a view is the same as one that followed every change.
+// TestRestart protects that a picture built from a view is the same as one that followed every change.
 func TestRestart(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(7, 7))
 	b := newBench(t)
-	life(b, rnd, 30)
-	v := b.db.View()
-	fresh := newLedger(v)
-	for id, r := range fresh.rows {
-		old := b.loop.ledger.rows[id]
-		if fresh.cpus[r] != b.loop.ledger.cpus[old] || fresh.memory[r] != b.loop.ledger.memory[old] {
-			t.Errorf("%s: %v and %v free, %v and %v when followed", id, fresh.cpus[r], fresh.memory[r],
-				b.loop.ledger.cpus[old], b.loop.ledger.memory[old])
-		}
-		for p := range 1 << 16 {
-			for proto := range 2 {
-				if fresh.ports[r].taken[proto].has(uint16(p)) != b.loop.ledger.ports[old].taken[proto].has(uint16(p)) {
-					t.Errorf("%s: port %d differs", id, p)
-				}
-			}
+	rnd := rand.New(rand.NewPCG(7, 7))
+	life(b, rnd, 300)
+	b.step()
+	fresh, kept := newPicture(b.db.View(), b.now).engine, b.loop.pic.engine
+	for n := range b.db.View().Nodes() {
+		if fresh.Free(n.ID) != kept.Free(n.ID) {
+			t.Errorf("%s: %v is free, %v when followed", n.ID, fresh.Free(n.ID), kept.Free(n.ID))
 		}
 	}
-	if len(fresh.holds) != len(b.loop.ledger.holds) {
-		t.Errorf("%d holds, %d when followed", len(fresh.holds), len(b.loop.ledger.holds))
+	if fresh.Instances() != kept.Instances() {
+		t.Errorf("%d holds, %d when followed", fresh.Instances(), kept.Instances())
+	}
+	for _, e := range []*engine.Engine{fresh, kept} {
+		if err := e.Audit(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -23,6 +23,8 @@ type Loop struct {
 	Step func(context.Context) (next time.Time, err error)
 	// Ready returns the channel of the watch; it is asked after each step that succeeded.
 	Ready func() <-chan struct{}
+	// Calls are made between steps, in the loop's goroutine. Optional.
+	Calls <-chan func()
 }
 
 // Run steps until ctx ends, or this server is no longer the leader. Other failures of a step are logged, and it is tried again
@@ -49,9 +51,22 @@ func (l Loop) Run(ctx context.Context) error {
 		if !next.IsZero() {
 			timer.Reset(max(0, next.Sub(l.Now())))
 		}
+		if err := l.rest(ctx, ready, timer.C); err != nil {
+			return err
+		}
+	}
+}
+
+// rest makes calls until there is a change, the time has come, or ctx ends.
+func (l Loop) rest(ctx context.Context, ready <-chan struct{}, due <-chan time.Time) error {
+	for {
 		select {
 		case <-ready:
-		case <-timer.C:
+			return nil
+		case <-due:
+			return nil
+		case call := <-l.Calls:
+			call()
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

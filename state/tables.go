@@ -29,6 +29,7 @@ type tables struct {
 	pools       *btree.Map[string, *model.Pool]
 	reserved    *btree.Map[string, *model.Reservation]
 	volumes     *btree.Map[model.VolumeID, *model.PersistentVolume]
+	volumesOn   *btree.Map[string, *model.PersistentVolume] // by node, NUL, volume
 	events      []model.Event
 }
 
@@ -52,6 +53,7 @@ func newTables() *tables {
 		pools:       &btree.Map[string, *model.Pool]{},
 		reserved:    &btree.Map[string, *model.Reservation]{},
 		volumes:     &btree.Map[model.VolumeID, *model.PersistentVolume]{},
+		volumesOn:   &btree.Map[string, *model.PersistentVolume]{},
 	}
 }
 
@@ -62,6 +64,7 @@ func (t *tables) clone() *tables {
 		byApp: fork(t.byApp), byNode: fork(t.byNode), pending: fork(t.pending),
 		deployments: fork(t.deployments), active: fork(t.active), nodes: fork(t.nodes), events: t.events,
 		settings: fork(t.settings), roles: fork(t.roles), pools: fork(t.pools), reserved: fork(t.reserved), volumes: fork(t.volumes),
+		volumesOn: fork(t.volumesOn),
 	}
 }
 
@@ -111,9 +114,21 @@ func (t *tables) set(key Key, val any) {
 	case KindReservation:
 		put(t.reserved, key.ID, val)
 	case KindVolume:
-		put(t.volumes, model.VolumeID(key.ID), val)
+		t.setVolume(model.VolumeID(key.ID), val)
 	}
 }
+
+func (t *tables) setVolume(id model.VolumeID, val any) {
+	if old := get(t.volumes, id); old != nil {
+		t.volumesOn.Delete(homeKey(old))
+	}
+	put(t.volumes, id, val)
+	if v, ok := val.(*model.PersistentVolume); ok {
+		t.volumesOn.Set(homeKey(v), v)
+	}
+}
+
+func homeKey(v *model.PersistentVolume) string { return string(v.Node) + "\x00" + string(v.ID) }
 
 func put[K ~string, V any](m *btree.Map[K, *V], key K, val any) {
 	if v, ok := val.(*V); ok && v != nil {

@@ -148,6 +148,11 @@ func (v View) VolumesOf(app model.AppID) iter.Seq[*model.PersistentVolume] {
 	}
 }
 
+// VolumesOn returns the persistent volumes of a node.
+func (v View) VolumesOn(node model.NodeID) iter.Seq[*model.PersistentVolume] {
+	return below(v, v.t.volumesOn, string(node))
+}
+
 // Events returns the newest events, oldest first.
 func (v View) Events() []model.Event {
 	n := len(v.t.events)

@@ -5,6 +5,10 @@
 // those that are to stop and those that are over included; later Downs are deltas. The agent sends a Report for every
 // change it makes to an instance, and for every instance after connecting. It may forget an instance, and delete its
 // logs, once its assignment was dropped.
+//
+// Persistent volumes outlive instances. The agent makes one when an instance first needs it, and deletes one only when it is
+// told to by DropVolumes; it does so once no instance holds it, and then reports it in RemovedVolumes. The server repeats
+// what is still to be deleted whenever the agent connects.
 package wire
 
 import (
@@ -18,9 +22,11 @@ import (
 
 // Down is a message from the server to an agent.
 type Down struct {
-	Full bool               // Set holds all assignments: drop every other
-	Set  []Assignment       // new or changed
-	Drop []model.InstanceID // no longer known
+	Full        bool               // Set holds all assignments: drop every other
+	Set         []Assignment       // new or changed
+	Drop        []model.InstanceID // no longer known
+	Volumes     []model.VolumeID   // with Full: all that the node is to keep
+	DropVolumes []model.VolumeID   // to be deleted with what they hold; with Full: all that are
 }
 
 // Assignment is all an agent needs to run one instance, whatever becomes of the server.
@@ -33,12 +39,17 @@ type Assignment struct {
 	Attempt uint32           `json:"attempt,omitempty"` // the newest that the server knew of when it sent this; an agent that lost its records goes on from there
 	Ports   []uint16         `json:"ports,omitempty"`
 	Spec    *model.Spec      `json:"spec"` // with defaults filled in
+
+	Slot  uint32              `json:"slot,omitempty"`
+	GPUs  []model.GPUShare    `json:"gpus,omitempty"`
+	Items map[string][]string `json:"items,omitempty"`
 }
 
 // Up is a message from an agent to the server.
 type Up struct {
-	Hello   *model.Node // once, first: what the node has; State, Seen and Revision are the server's
-	Reports []Report
+	Hello          *model.Node // once, first: what the node has; State, Seen and Revision are the server's
+	Reports        []Report
+	RemovedVolumes []model.VolumeID // deleted: nothing of them is left
 }
 
 // Report is the newest status of one instance.

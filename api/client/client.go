@@ -186,7 +186,7 @@ func (c *Client) Nodes(ctx context.Context) ([]NodeDetail, error) {
 
 // Node returns one node.
 func (c *Client) Node(ctx context.Context, id model.NodeID) (NodeDetail, error) {
-	return get[NodeDetail](ctx, c, "/v1/nodes/"+url.PathEscape(string(id)), nil)
+	return get[NodeDetail](ctx, c, nodePath(id), nil)
 }
 
 // Usage returns what nodes and instances use now.

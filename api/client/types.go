@@ -38,6 +38,9 @@ type AppDetail struct {
 	Spec     *model.Spec `json:"spec" doc:"The deployed version as the user wrote it."`
 	List     []Instance  `json:"list" doc:"Instances, newest first, those that are over but kept included."`
 	Stable   uint64      `json:"stable,omitempty" doc:"The last version that was healthy as a whole."`
+
+	Funnel  *model.Funnel  `json:"funnel,omitempty" doc:"When instances wait for a node: how the nodes are narrowed down for one of them."`
+	Volumes []VolumeDetail `json:"volumes,omitempty" doc:"Its persistent volumes."`
 }
 
 // Instance is an instance with what only the server can work out.
@@ -71,11 +74,16 @@ type Rollback struct {
 	Version uint64 `json:"version,omitempty" doc:"The version to go back to. Default: the newest before the deployed one that was another spec."`
 }
 
-// NodeDetail is a node with what is taken of it.
+// NodeDetail is a node with what is taken of it, and what operators want of it.
 type NodeDetail struct {
 	model.Node
-	Used      model.Resources `json:"used" doc:"Reserved by instances that are not over."`
-	Instances int             `json:"instances" doc:"Instances that are not over."`
+	Used       model.Resources        `json:"used" doc:"Taken by instances that are not over, and by persistent volumes."`
+	UsedCustom map[string]model.Units `json:"usedCustom,omitempty" doc:"Custom resources that instances have taken, by name."`
+	Instances  int                    `json:"instances" doc:"Instances that are not over."`
+
+	Availability string              `json:"availability" enum:"ready,cordoned,draining,maintenance,unreachable,gone" doc:"One word: whether it takes new work. Only a ready node does."`
+	Why          string              `json:"why,omitempty" doc:"One sentence: why it takes no new work."`
+	Settings     *model.NodeSettings `json:"settings,omitempty" doc:"What operators want of it."`
 }
 
 // Usage is what nodes and instances use now.

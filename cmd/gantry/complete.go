@@ -26,13 +26,17 @@ func (c *cli) complete(cmd *cobra.Command, word string, list func(context.Contex
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+	return withPrefix(all, word), cobra.ShellCompDirectiveNoFileComp
+}
+
+func withPrefix(all []string, word string) []string {
 	var fit []string
 	for _, s := range all {
 		if strings.HasPrefix(s, word) {
 			fit = append(fit, s)
 		}
 	}
-	return fit, cobra.ShellCompDirectiveNoFileComp
+	return fit
 }
 
 // completeApps completes app ids, with a leading slash where the user began with one.
@@ -99,11 +103,60 @@ func (c *cli) completeNode(cmd *cobra.Command, args []string, word string) ([]st
 			list, err := api.Nodes(ctx)
 			var ids []string
 			for _, n := range list {
-				ids = append(ids, string(n.ID))
+				ids = append(ids, string(n.ID), n.Name)
 			}
 			return ids, err
 		})
 	})(cmd, args, word)
+}
+
+// list makes a completer of what a call lists, for each argument.
+func (c *cli) list(fetch func(context.Context, *client.Client) ([]string, error)) completer {
+	return func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+		return c.complete(cmd, word, fetch)
+	}
+}
+
+// names returns the name of each of a list.
+func names[T any](list []T, name func(*T) string) []string {
+	out := make([]string, len(list))
+	for i := range list {
+		out[i] = name(&list[i])
+	}
+	return out
+}
+
+func (c *cli) completeRoles(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	return c.list(func(ctx context.Context, api *client.Client) ([]string, error) {
+		list, err := api.Roles(ctx)
+		return names(list, func(r *client.RoleDetail) string { return string(r.ID) }), err
+	})(cmd, args, word)
+}
+
+func (c *cli) completePools(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	return c.list(func(ctx context.Context, api *client.Client) ([]string, error) {
+		list, err := api.Pools(ctx)
+		return names(list, func(p *client.PoolDetail) string { return p.Name }), err
+	})(cmd, args, word)
+}
+
+func (c *cli) completeReservations(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	return c.list(func(ctx context.Context, api *client.Client) ([]string, error) {
+		list, err := api.Reservations(ctx)
+		return names(list, func(r *client.ReservationDetail) string { return r.ID }), err
+	})(cmd, args, word)
+}
+
+func (c *cli) completeVolumes(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	return c.list(func(ctx context.Context, api *client.Client) ([]string, error) {
+		list, err := api.Volumes(ctx, client.VolumeFilter{})
+		return names(list, func(v *client.VolumeDetail) string { return string(v.ID) }), err
+	})(cmd, args, word)
+}
+
+// completeNodes completes a flag's value as a node.
+func (c *cli) completeNodes(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+	return c.completeNode(cmd, nil, word)
 }
 
 func first(f completer) completer {
@@ -117,7 +170,18 @@ func first(f completer) completer {
 
 // completeFlag completes the value of a flag as an app.
 func (c *cli) completeFlag(cmd *cobra.Command, flag string) {
-	if err := cmd.RegisterFlagCompletionFunc(flag, c.completeApps); err != nil {
+	registerCompletion(cmd, flag, c.completeApps)
+}
+
+// completeWords completes the value of a flag as one of some words.
+func completeWords(cmd *cobra.Command, flag string, words ...string) {
+	registerCompletion(cmd, flag, func(_ *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+		return withPrefix(words, word), cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+func registerCompletion(cmd *cobra.Command, flag string, f completer) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, f); err != nil {
 		panic("gantry: " + err.Error()) // the command has no such flag
 	}
 }

@@ -20,6 +20,7 @@ const (
 	exitRefused     = 4
 	exitTimeout     = 5
 	exitUnreachable = 6
+	exitDoesNotFit  = 7 // plan: some instances would wait
 	exitInterrupted = 130
 )
 
@@ -119,10 +120,23 @@ func refusedHint(e *client.Error) string {
 	switch {
 	case e.Status == http.StatusUnauthorized:
 		return "give the cluster's token with --token-file, --token or GANTRY_TOKEN"
-	case e.Status == http.StatusNotFound && strings.HasPrefix(e.Error(), "no deployment"):
-		return "gantry deployments lists them"
+	case e.Status == http.StatusNotFound && listedBy(e) != "":
+		return listedBy(e) + " lists them"
 	case e.Status == http.StatusNotFound && !strings.HasPrefix(e.Error(), "app "): // there is the app, but not all of it
 		return hintNotFound
+	}
+	return ""
+}
+
+// listedBy returns the command that lists what was not found, empty for apps and instances.
+func listedBy(e *client.Error) string {
+	for what, command := range map[string]string{
+		"deployment": "gantry deployments", "node": "gantry nodes", "role": "gantry role ls", "pool": "gantry pool ls",
+		"reservation": "gantry reservation ls", "volume": "gantry volume ls",
+	} {
+		if strings.HasPrefix(e.Error(), "no "+what+" ") {
+			return command
+		}
 	}
 	return ""
 }

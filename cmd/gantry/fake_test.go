@@ -31,11 +31,16 @@ type fake struct {
 	conflict int                                       // so many PUTs fail with 412
 	requests []string                                  // method and path of all writes
 	shutdown *client.Shutdown
+	place    placeFake
 }
 
 func newFake(t *testing.T) *fake {
 	f := &fake{t: t, apps: map[model.AppID]*client.AppDetail{}, scripts: map[model.DeploymentID][]model.Deployment{}}
+	f.place = newPlaceFake()
 	mux := http.NewServeMux()
+	for pattern, h := range f.placeRoutes() {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { f.answer(w, r, h) })
+	}
 	for pattern, h := range map[string]func(*http.Request) (any, error){
 		"GET /v1/apps": f.listApps, "POST /v1/apps": f.create, "GET /v1/apps/{app}": f.get, "PUT /v1/apps/{app}": f.put,
 		"DELETE /v1/apps/{app}": f.change(model.DeployRemove), "POST /v1/apps/{app}/scale": f.change(model.DeployScale),
@@ -242,7 +247,7 @@ func (f *fake) instance(r *http.Request) (any, error) {
 }
 
 func (f *fake) nodes(*http.Request) (any, error) {
-	return []client.NodeDetail{{Node: model.Node{ID: "n-1", Name: "here", State: model.NodeReady}}}, nil
+	return []client.NodeDetail{f.place.node}, nil
 }
 
 func (f *fake) usage(*http.Request) (any, error) {

@@ -366,7 +366,8 @@ func TestCompletion(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"status ": "shop/api web", "status /": "/shop/api /web", "status w": "web", "rm web s": "shop/api", "status web ": "",
-		"logs ": "shop/api web web-aaaa api-aaaa", "exec web": "web web-aaaa", "nodes ": "n-1", "events --app w": "web",
+		"logs ": "shop/api web web-aaaa api-aaaa", "exec web": "web web-aaaa", "nodes n": "n-1", "nodes h": "here", "node drain h": "here", "role rm /b": "/batch", "pool set d": "default",
+		"reservation rm ": "db-a", "volume rm ": "/db:1:data", "defrag --pool ": "default", "run --role ": "/ /batch", "plan --placement s": "spread", "events --app w": "web",
 	} {
 		r := gantry(t, f, "", append([]string{"__complete"}, strings.Split(args, " ")...)...)
 		got := strings.Fields(regexp.MustCompile(`(?m)^:\d+$`).ReplaceAllString(r.out, ""))

@@ -11,12 +11,15 @@ import (
 
 // nodesCommand returns `gantry nodes`.
 func (c *cli) nodesCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "nodes [NODE]", Aliases: []string{"node"},
-		Short:   "List nodes, or show all about one",
-		Long:    "List the nodes of the cluster with what is reserved of them, or show all about one, by its id or name.",
-		Example: "  gantry nodes",
-		Args:    args(0, 1), ValidArgsFunction: c.completeNode,
+		Short: "List nodes, show all about one, or take one out of use",
+		Long: `List the nodes of the cluster with what is taken of them, or show all about one, by its id or name. Cordon, drain and
+maintenance take a node out of use for a while.`,
+		Example: `  gantry nodes
+  gantry nodes node-a
+  gantry node drain node-a --why 'new disks'`,
+		Args: args(0, 1), ValidArgsFunction: c.completeNode,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			api, err := c.connect()
 			if err != nil {
@@ -40,4 +43,6 @@ func (c *cli) nodesCommand() *cobra.Command {
 			return c.print(list[i], func(p *show.Printer) { p.Node(&list[i], instances) })
 		},
 	}
+	cmd.AddCommand(c.cordonCommand(), c.uncordonCommand(), c.drainCommand(), c.maintenanceCommand())
+	return cmd
 }

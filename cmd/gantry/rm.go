@@ -11,7 +11,7 @@ func (c *cli) rmCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm APP...", Aliases: []string{"remove"},
 		Short:   "Stop apps and remove them",
-		Long:    "Stop all instances of apps and remove them with their versions. Host-path volumes keep their content.",
+		Long:    "Stop all instances of apps and remove them with their versions. Host-path and persistent volumes keep their content; gantry volume rm deletes the latter.",
 		Example: "  gantry rm web shop/api",
 		Args:    args(1, -1), ValidArgsFunction: c.completeApps,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -43,7 +43,8 @@ Commands find a cluster on this machine by themselves. Environment: GANTRY_ADDR 
 NO_COLOR turns colours off. Flags go before the environment.
 
 Exit codes: 0 done; 1 other failure; 2 wrong usage; 3 no such app, instance, ...; 4 refused, or the deployment failed or
-was rolled back; 5 timed out while waiting; 6 no server answers; 130 interrupted. exec exits with the program's own code.`
+was rolled back; 5 timed out while waiting; 6 no server answers; 7 an app that was planned does not fit; 130 interrupted. exec
+exits with the program's own code.`
 
 // Groups of commands in the help.
 const (
@@ -74,10 +75,11 @@ func (c *cli) root() *cobra.Command {
 		&cobra.Group{ID: groupRun, Title: "Run and change apps:"},
 		&cobra.Group{ID: groupLook, Title: "See what goes on:"},
 		&cobra.Group{ID: groupCluster, Title: "The cluster:"})
-	c.add(root, groupRun, c.runCommand, c.scaleCommand, c.updateCommand, c.rollbackCommand, c.restartCommand, c.rmCommand)
+	c.add(root, groupRun, c.runCommand, c.planCommand, c.scaleCommand, c.updateCommand, c.rollbackCommand, c.restartCommand, c.rmCommand)
 	c.add(root, groupLook, c.psCommand, c.statusCommand, c.logsCommand, c.execCommand, c.versionsCommand,
 		c.deploymentsCommand, c.eventsCommand, c.topCommand)
-	c.add(root, groupCluster, c.upCommand, c.downCommand, c.nodesCommand, c.imageCommand)
+	c.add(root, groupCluster, c.upCommand, c.downCommand, c.nodesCommand, c.poolCommand, c.roleCommand, c.reservationCommand,
+		c.volumeCommand, c.defragCommand, c.imageCommand, c.simulateCommand)
 	c.add(root, "", c.versionCommand, containerdCommand)
 	return root
 }

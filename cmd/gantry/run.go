@@ -39,13 +39,15 @@ func (c *cli) runCommand() *cobra.Command {
 		Long:  aboutRun,
 		Example: `  gantry run app.yaml
   gantry run --name web --port http:8080 --instances 2 nginx:1.27
-  gantry run --cpus 0.2 -- python3 -m http.server '$PORT0'`,
+  gantry run --cpus 0.2 -- python3 -m http.server '$PORT0'
+  gantry run --instances 3 --constraint 'hostname UNIQUE' --constraint 'zone GROUP_BY' redis:7`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.runApp(cmd, &o, w, args)
 		},
 	}
 	o.add(cmd)
 	w.flags(cmd)
+	c.completePlacement(cmd)
 	return cmd
 }
 
@@ -130,15 +132,7 @@ func (c *cli) sayChange(w waiting, ch client.Change) {
 
 // runFile sends every app of a file, and then waits for all of them.
 func (c *cli) runFile(cmd *cobra.Command, name string, program []string, w waiting) error {
-	if len(program) > 0 {
-		return usageError{errors.New("a file takes no command: write it in the file")}
-	}
-	for _, flag := range runOnlyFlags {
-		if cmd.Flags().Changed(flag) {
-			return usageError{fmt.Errorf("--%s is for images and programs: write it in the file", flag)}
-		}
-	}
-	docs, err := c.readSpecs(name)
+	docs, err := c.fileSpecs(cmd, name, program)
 	if err != nil {
 		return err
 	}
@@ -156,6 +150,20 @@ func (c *cli) runFile(cmd *cobra.Command, name string, program []string, w waiti
 		changes = append(changes, ch)
 	}
 	return c.awaitAll(cmd.Context(), api, w, changes)
+}
+
+// fileSpecs reads the apps of a file that is given in place of an image, which takes neither a command nor the flags that
+// make an app.
+func (c *cli) fileSpecs(cmd *cobra.Command, name string, program []string) ([]specfile.Doc, error) {
+	if len(program) > 0 {
+		return nil, usageError{errors.New("a file takes no command: write it in the file")}
+	}
+	for _, flag := range runOnlyFlags {
+		if cmd.Flags().Changed(flag) {
+			return nil, usageError{fmt.Errorf("--%s is for images and programs: write it in the file", flag)}
+		}
+	}
+	return c.readSpecs(name)
 }
 
 // awaitAll waits for one change after the other, whatever becomes of each. It returns the last error, and prints those

@@ -20,11 +20,16 @@ type runOptions struct {
 	volumes    []string
 	labels     []string
 	healthHTTP string
+
+	constraints     []string
+	role            string
+	priority        int
+	pool, placement string
 }
 
 // runOnlyFlags make no sense with a file.
 var runOnlyFlags = []string{"name", "id", "instances", "port", "volume", "label", "health-http", "cpus", "memory", "disk",
-	"env", "user", "dir", "pull"}
+	"gpus", "env", "user", "dir", "pull", "constraint", "role", "priority", "pool", "placement"}
 
 func (o *runOptions) add(cmd *cobra.Command) {
 	o.containerFlags.add(cmd)
@@ -36,6 +41,18 @@ func (o *runOptions) add(cmd *cobra.Command) {
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "directory of the machine as `HOST:PATH[:ro]`; repeatable")
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "label as `KEY=VALUE`; repeatable")
 	f.StringVar(&o.healthHTTP, "health-http", "", "check each instance by asking its first endpoint for this `path`")
+	f.StringArrayVar(&o.constraints, "constraint", nil, "which nodes will do, as `'ATTRIBUTE OPERATOR [VALUE]'`, such as 'hostname UNIQUE'; repeatable")
+	f.StringVar(&o.role, "role", "", "`role` whose share of the cluster it uses (default /)")
+	f.IntVar(&o.priority, "priority", model.DefaultPriority, "from 0 to 100: within a role, higher goes first")
+	f.StringVar(&o.pool, "pool", "", "`name` of the pool of nodes that it runs on (default default)")
+	f.StringVar(&o.placement, "placement", "", "`how` nodes are chosen among those that fit: pack, spread or balanced (default the pool's)")
+}
+
+// completePlacement lets shells complete the flags that say where an app runs.
+func (c *cli) completePlacement(cmd *cobra.Command) {
+	registerCompletion(cmd, "role", c.completeRoles)
+	registerCompletion(cmd, "pool", c.completePools)
+	completeWords(cmd, "placement", string(model.PolicyPack), string(model.PolicySpread), string(model.PolicyBalanced))
 }
 
 // spec makes the app that runs program in image, either of which may be empty.
@@ -62,10 +79,36 @@ func (o *runOptions) spec(image string, program []string) (*model.Spec, error) {
 	if err := o.addEndpoints(s); err != nil {
 		return nil, err
 	}
+	if err := o.addPlacement(s); err != nil {
+		return nil, err
+	}
 	if errs := s.Validate(); len(errs) > 0 {
 		return nil, usageError{errs}
 	}
 	return s, nil
+}
+
+// addPlacement says where the app may run, and in whose name.
+func (o *runOptions) addPlacement(s *model.Spec) error {
+	for _, text := range o.constraints {
+		k, err := parseConstraint(text)
+		if err != nil {
+			return usageError{fmt.Errorf("--constraint %w", err)}
+		}
+		s.Constraints = append(s.Constraints, k)
+	}
+	if o.role != "" {
+		id, err := model.ParseRoleID(o.role)
+		if err != nil {
+			return usageError{fmt.Errorf("--role: %w", err)}
+		}
+		s.Role = id
+	}
+	if o.set.Changed("priority") {
+		s.Priority = &o.priority
+	}
+	s.Pool, s.Placement = o.pool, model.Policy(o.placement)
+	return nil
 }
 
 func (o *runOptions) id(image string, program []string) (model.AppID, error) {

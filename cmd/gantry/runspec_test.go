@@ -50,6 +50,7 @@ func TestRunFlags(t *testing.T) {
 		"-v /srv/a/../b:/data:ro -v /c:/d nginx":                              `{"id":"/nginx","containers":[{"image":"nginx","mounts":[{"volume":"volume-0","path":"/data","readOnly":true},{"volume":"volume-1","path":"/d"}]}],"volumes":[{"name":"volume-0","hostPath":"/srv/b"},{"name":"volume-1","hostPath":"/c"}]}`,
 		"-e A=b=c -e FROM_HERE -e E= -l k=v nginx":                            `{"id":"/nginx","containers":[{"image":"nginx","env":{"A":"b=c","E":"","FROM_HERE":"yes"}}],"labels":{"k":"v"}}`,
 		"-u www:www --dir /srv --pull never --memory 64MiB --disk 1GiB nginx": `{"id":"/nginx","containers":[{"image":"nginx","pull":"never","user":"www:www","dir":"/srv","memory":"64MiB","disk":"1GiB"}]}`,
+		"--constraint hostname:UNIQUE --constraint rack:LIKE:r[12] --role batch/etl --priority 0 --pool gpu --placement spread --gpus 0.5 nginx": `{"id":"/nginx","containers":[{"image":"nginx","gpus":0.5}],"pool":"gpu","role":"/batch/etl","priority":0,"placement":"spread","constraints":[{"attribute":"hostname","operator":"UNIQUE"},{"attribute":"rack","operator":"LIKE","value":"r[12]"}]}`,
 	} {
 		got, err := specOf(t, line)
 		if err != nil || got != want {
@@ -61,21 +62,28 @@ func TestRunFlags(t *testing.T) {
 // What cannot be meant is refused before anything is sent.
 func TestRunFlagsWrong(t *testing.T) {
 	for line, want := range map[string]string{
-		"":                          "say what to run",
-		"a b":                       "put -- before",
-		"-p http:0 nginx":           "1 to 65535",
-		"-p 8080 nginx":             "http:8080",
-		"-p a -p a nginx":           "used twice",
-		"-v /a nginx":               "HOST:PATH",
-		"-v /a:/b:rw nginx":         "HOST:PATH:ro",
-		"-v /:/b nginx":             "hostPath",
-		"-e NOT_SET_ANYWHERE nginx": "KEY=VALUE",
-		"-l k nginx":                "KEY=VALUE",
-		"--pull sometimes nginx":    "pull",
-		"--name Bad nginx":          "lower-case",
-		"--health-http ok nginx":    "does not begin with /",
-		"--memory 1KiB nginx":       "4MiB",
-		"--instances -1 -- sleep 1": "instances",
+		"":                           "say what to run",
+		"a b":                        "put -- before",
+		"-p http:0 nginx":            "1 to 65535",
+		"-p 8080 nginx":              "http:8080",
+		"-p a -p a nginx":            "used twice",
+		"-v /a nginx":                "HOST:PATH",
+		"-v /a:/b:rw nginx":          "HOST:PATH:ro",
+		"-v /:/b nginx":              "hostPath",
+		"-e NOT_SET_ANYWHERE nginx":  "KEY=VALUE",
+		"-l k nginx":                 "KEY=VALUE",
+		"--pull sometimes nginx":     "pull",
+		"--name Bad nginx":           "lower-case",
+		"--health-http ok nginx":     "does not begin with /",
+		"--memory 1KiB nginx":        "4MiB",
+		"--instances -1 -- sleep 1":  "instances",
+		"--constraint rack nginx":    "hostname UNIQUE",
+		"--constraint rack:LIKE:[ x": "constraints[0].value",
+		"--role A/b nginx":           "--role",
+		"--priority 101 nginx":       "outside 0 to 100",
+		"--placement tight nginx":    "pack",
+		"--pool GPU nginx":           "pool",
+		"--gpus 1.5 nginx":           "whole devices",
 		"--name " + strings.Repeat("a", 64) + " x": "at most 63",
 	} {
 		_, err := specOf(t, line)

@@ -41,7 +41,8 @@ As root, programs get their own namespaces and cgroups, and images can be run. A
 isolation, and images are refused.`,
 		Example: `  gantry up
   gantry up --detach --data-dir /srv/gantry
-  gantry up --ephemeral --http-addr 127.0.0.1:0`,
+  gantry up --ephemeral --http-addr 127.0.0.1:0
+  gantry up --zone a --attribute rack=r1 --resource licenses=4 --resource 'lines={l1,l2}' --gpu id=0,model=T4,memory=16GiB`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.up(cmd.Context(), o, f) },
 	}
@@ -55,6 +56,9 @@ isolation, and images are refused.`,
 	flags.IntVar(&o.LogKeep, "log-keep", o.LogKeep, "rotated log files kept of each stream")
 	flags.Var((*cpuFlag)(&o.NodeCPUs), "node-cpus", "cores that instances may reserve in all (default: what this machine has)")
 	flags.Var((*bytesFlag)(&o.NodeMemory), "node-memory", "memory that instances may reserve in all (default: what this machine has, less a tenth)")
+	flags.Var((*cpuFlag)(&o.Keep.CPUs), "reserve-cpus", "cores kept for the system, off what this machine has")
+	flags.Var((*bytesFlag)(&o.Keep.Memory), "reserve-memory", "memory kept for the system, off what this machine has (default: a tenth)")
+	declareFlags(flags, &o.Node)
 	flags.StringVar(&f.logLevel, "log-level", "warn", "least level of what Gantry logs about itself on stderr: debug, info, warn or error")
 	flags.BoolVarP(&f.detach, "detach", "d", false, "return when it is ready, and go on in the background")
 	return cmd

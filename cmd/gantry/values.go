@@ -42,6 +42,7 @@ func (f *containerFlags) add(cmd *cobra.Command) {
 	f.set.Var(amount[model.CPU]{&f.values.CPUs, model.ParseCPU, "cores"}, "cpus", "cores for each instance, such as 0.5 or 250m (default 0.1)")
 	f.set.Var(amount[model.Bytes]{&f.values.Memory, model.ParseBytes, "bytes"}, "memory", "memory for each instance, such as 256MiB (default 128MiB)")
 	f.set.Var(amount[model.Bytes]{&f.values.Disk, model.ParseBytes, "bytes"}, "disk", "disk reserved for each instance, such as 1GiB")
+	f.set.Var(amount[model.GPU]{&f.values.GPUs, model.ParseGPU, "devices"}, "gpus", "graphics processors for each instance: a whole number, or a share of one such as 0.25")
 	f.set.StringArrayVarP(&f.env, "env", "e", nil, "environment variable as `KEY=VALUE`; a bare KEY takes the value it has here; repeatable")
 	f.set.StringVarP(&f.values.User, "user", "u", "", "`user`, or user:group, to run as")
 	f.set.StringVar(&f.values.Dir, "dir", "", "working `directory`")
@@ -54,6 +55,7 @@ func (f *containerFlags) apply(c *model.Container) error {
 		"cpus":   func() { c.CPUs = f.values.CPUs },
 		"memory": func() { c.Memory = f.values.Memory },
 		"disk":   func() { c.Disk = f.values.Disk },
+		"gpus":   func() { c.GPUs = f.values.GPUs },
 		"user":   func() { c.User = f.values.User },
 		"dir":    func() { c.Dir = f.values.Dir },
 		"pull":   func() { c.Pull = model.PullPolicy(f.pull) },

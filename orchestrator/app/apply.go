@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/base32"
 	"fmt"
@@ -36,6 +37,8 @@ func (d *Decisions) trim(room int) bool {
 		create = append(create, c)
 	}
 	d.Create = create
+	d.Stay = d.Stay[:min(len(d.Stay), room)]
+	room -= len(d.Stay)
 	d.Forget = d.Forget[:min(len(d.Forget), room)]
 	return true
 }
@@ -49,6 +52,7 @@ func (l *Loop) apply(tx *state.Tx, s Snapshot, d *Decisions, now time.Time) {
 	for _, c := range d.Create {
 		l.create(tx, s.ID, c, now)
 	}
+	stay(tx, d.Stay)
 	for _, id := range d.Forget {
 		tx.DeleteInstance(id)
 	}
@@ -99,7 +103,7 @@ func (l *Loop) stop(tx *state.Tx, app model.AppID, stops []Stop, now time.Time) 
 		}
 		tx.PutInstance(i)
 		if n < manyEvents {
-			tx.Emit(stopEvent(i, lost))
+			tx.Emit(stopEvent(i, st, lost))
 		}
 	}
 	if rest := len(stops) - manyEvents; rest > 0 {
@@ -107,26 +111,44 @@ func (l *Loop) stop(tx *state.Tx, app model.AppID, stops []Stop, now time.Time) 
 	}
 }
 
-func stopEvent(i *model.Instance, lost bool) model.Event {
-	e := model.Event{Type: "instance.stopping", App: i.App, Instance: i.ID, Node: i.Node, Message: string(i.ID) + " stops: " + i.Why}
+func stopEvent(i *model.Instance, st Stop, lost bool) model.Event {
+	e := model.Event{
+		Type: cmp.Or(st.Event, "instance.stopping"), App: i.App, Instance: i.ID, Node: i.Node,
+		Message: string(i.ID) + " stops: " + st.Why,
+	}
 	if lost {
 		e.Type, e.Message = "instance.lost", string(i.ID)+" is replaced: "+i.Why
 	}
 	return e
 }
 
+// stay writes down what instances wait for that have to leave their nodes.
+func stay(tx *state.Tx, stays []Stay) {
+	for _, st := range stays {
+		if i := tx.Instance(st.ID); i != nil && i.Live() {
+			i = i.Clone()
+			i.Why = st.Why
+			tx.PutInstance(i)
+		}
+	}
+}
+
 func (l *Loop) create(tx *state.Tx, app model.AppID, c Create, now time.Time) {
 	for n := range c.Count {
 		id := l.fresh(app.Name(), func(id string) bool { return tx.Instance(model.InstanceID(id)) != nil })
-		tx.PutInstance(&model.Instance{
+		i := &model.Instance{
 			ID: model.InstanceID(id), App: app, Version: c.Version, Created: now, Desired: model.Run,
 			Status: model.Status{Phase: model.PhasePending, Since: now},
-		})
+		}
+		if len(c.Slots) > 0 {
+			i.Slot = c.Slots[n]
+		}
+		if n < len(c.Replaces) {
+			i.Replaces = c.Replaces[n]
+		}
+		tx.PutInstance(i)
 		if n < manyEvents {
-			tx.Emit(model.Event{
-				Type: "instance.created", App: app, Instance: model.InstanceID(id),
-				Message: fmt.Sprintf("%s of version %d is created", id, c.Version),
-			})
+			emitCreated(tx, i)
 		}
 	}
 	if rest := c.Count - manyEvents; rest > 0 {
@@ -135,6 +157,24 @@ func (l *Loop) create(tx *state.Tx, app model.AppID, c Create, now time.Time) {
 			Message: fmt.Sprintf("%s more of version %d are created", count(rest, "instance"), c.Version),
 		})
 	}
+}
+
+// emitCreated tells of a new instance, and of the one that it takes over from.
+func emitCreated(tx *state.Tx, i *model.Instance) {
+	if old := tx.Instance(i.Replaces); old != nil && old.Live() && old.Evict != nil {
+		tx.Emit(model.Event{
+			Type: "instance.moving", App: i.App, Instance: old.ID, Node: old.Node,
+			Message: fmt.Sprintf("%s moves, once %s has taken over from it%s", old.ID, i.ID, colon(old.Evict.Why)),
+		})
+	}
+	tx.Emit(model.Event{Type: "instance.created", App: i.App, Instance: i.ID, Message: createdWords(i)})
+}
+
+func createdWords(i *model.Instance) string {
+	if i.Slot != 0 {
+		return fmt.Sprintf("%s of version %d is created in slot %d", i.ID, i.Version, i.Slot)
+	}
+	return fmt.Sprintf("%s of version %d is created", i.ID, i.Version)
 }
 
 // fresh draws ids until one is not taken.

@@ -97,13 +97,13 @@ func (p *planner) followRemoval(dep *model.Deployment, left int) {
 
 // follow writes down in the newest deployment what the plan comes to.
 func (p *planner) follow(dep *model.Deployment) {
-	whole := len(p.current) == p.count && countHealthy(p.current) == p.count && len(p.old) == 0
+	whole := len(p.current)-p.pairs == p.count && countHealthy(p.current) >= p.count && len(p.old) == 0
 	clean := whole && len(p.ending) == 0
 	if dep == nil || dep.State.Over() {
 		if whole {
 			p.stable()
 		}
-		p.d.Settled = len(p.current) == p.count && len(p.old)+len(p.ending)+len(p.lost) == 0 &&
+		p.d.Settled = len(p.current) == p.count && len(p.old)+len(p.ending)+len(p.lost) == 0 && !p.evicted &&
 			p.s.App.Stable == p.target.Version // so that nothing depends on who is healthy
 		return
 	}

@@ -18,10 +18,29 @@
 //   - An instance that ended for good though it should run, since its node was removed for example, is replaced. One that
 //     lasted only moments is replaced after a pause, so that a cause that remains cannot fill the store.
 //
+// # Slots
+//
+// Instances of an app with persistent volumes have slots, from 1 to the count, each of which is held by one instance that
+// is not over. Whatever ends a holder, its slot is given away once it is over, not when it was asked to end: so replacing
+// is always stop first. The lowest free slots are filled, and the highest are given up.
+//
+// # Evictions
+//
+// The scheduler evicts instances (model.Eviction); this room decides when they go.
+//
+//   - Who is preempted stops at once, whatever the floor, and the count asks for another, which waits like any other.
+//   - Who is to move, or is drained, gets an heir first (Instance.Replaces), within the ceiling, and stops when the heir
+//     does as much as it did and the floor allows. Such a pair counts as one. Where nothing may exist above the count, it
+//     stops first, as far as the floor allows.
+//   - Old instances go with the deployment that replaces them, and among them the evicted first.
+//   - Who has a slot stays: nobody else can have its volumes. Why an evicted instance is still there stands in its Why.
+//   - When an eviction is withdrawn, the heir goes, unless it does more than the one that it came for.
+//
 // # Paused deployments
 //
 // While a deployment is paused the mix of versions stays as it is: nothing new is created and nothing old is stopped, as
-// with a paused deployment in Kubernetes. An instance that is lost meanwhile is replaced by one of the version it had.
+// with a paused deployment in Kubernetes. An instance that is lost or evicted meanwhile is replaced by one of the version
+// it had.
 // The time spent paused does not count against the deadline.
 //
 // # Progress

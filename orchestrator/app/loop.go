@@ -184,7 +184,7 @@ func (l *Loop) mark(v state.View, c state.Changes) {
 		if i == nil {
 			continue // only this loop deletes them
 		}
-		if _, ok := l.settled[i.App]; !ok || !i.Live() {
+		if _, ok := l.settled[i.App]; !ok || !i.Live() || i.Evict != nil {
 			l.dirty[i.App] = struct{}{}
 		}
 	}

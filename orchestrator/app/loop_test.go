@@ -63,6 +63,27 @@ func TestLargeCreatesComeInChunks(t *testing.T) {
 	}
 }
 
+// TestLargeCreatesShareNoSlot protects slots where a plan is cut into transactions, each of which is planned anew.
+func TestLargeCreatesShareNoSlot(t *testing.T) {
+	const n = chunk + 500
+	db := memory.Open(time.Now)
+	put(t, db, func(tx *state.Tx) {
+		putApp(tx, "/big", n)
+		v := *tx.Target("/big")
+		v.Spec = v.Spec.Clone()
+		v.Spec.Volumes = []model.Volume{{Name: "data", Persistent: &model.Persistent{Size: model.GiB}}}
+		tx.PutVersion(&v)
+	})
+	step(t, New(db, Config{}))
+	slots := map[uint32]bool{}
+	for i := range db.View().Instances() {
+		slots[i.Slot] = true
+	}
+	if got := db.View().InstanceCount(); got != n || len(slots) != n || !slots[1] || !slots[n] {
+		t.Fatalf("%d instances in %d slots, want %d in 1 to %d", got, len(slots), n, n)
+	}
+}
+
 // TestManyAppsShareATransaction protects the speed of a mass of small changes.
 func TestManyAppsShareATransaction(t *testing.T) {
 	db := memory.Open(time.Now)
@@ -117,6 +138,31 @@ func TestIdleAppsAreLeftAlone(t *testing.T) {
 	flip(model.PhaseBackoff)
 	if l.looked != 0 {
 		t.Fatalf("a restart in a settled app made it plan %d instances", l.looked)
+	}
+	put(t, db, func(tx *state.Tx) {
+		for i := range tx.Instances() {
+			i = i.Clone()
+			i.Evict = &model.Eviction{Kind: model.EvictDrain, Why: "work on a", At: now}
+			tx.PutInstance(i)
+			return
+		}
+	})
+	if step(t, l); db.View().InstanceCount() != 4 {
+		t.Fatalf("%d instances after one has to leave, want 4", db.View().InstanceCount())
+	}
+	put(t, db, func(tx *state.Tx) {
+		for i := range tx.Instances() {
+			i = i.Clone()
+			i.Evict = nil
+			if i.Replaces != "" {
+				tx.DeleteInstance(i.ID)
+				continue
+			}
+			ready(tx, i, now)
+		}
+	})
+	for range 3 {
+		step(t, l)
 	}
 	now = now.Add(time.Minute)
 	flip(model.PhaseStopped)

@@ -24,6 +24,7 @@ type Keep struct {
 type Decisions struct {
 	Create            []Create
 	Stop              []Stop
+	Stay              []Stay
 	Forget            []model.InstanceID // delete the records of these
 	ForgetVersions    []uint64
 	ForgetDeployments []model.DeploymentID
@@ -40,12 +41,21 @@ type Decisions struct {
 
 // Create asks for new instances of one version.
 type Create struct {
-	Version uint64
-	Count   int
+	Version  uint64
+	Count    int
+	Slots    []uint32           // one for each, when they have slots
+	Replaces []model.InstanceID // whom the first ones take over from
 }
 
 // Stop asks an instance to end. For one that is over already it says that it is not wanted any more.
 type Stop struct {
+	ID    model.InstanceID
+	Why   string
+	Event string // type of the event that tells of it, when it is neither instance.stopping nor instance.lost
+}
+
+// Stay says what an instance waits for that has to leave its node; nothing once it need not.
+type Stay struct {
 	ID  model.InstanceID
 	Why string
 }
@@ -58,7 +68,7 @@ func (d *Decisions) Empty() bool {
 
 // size returns how many instance records d writes.
 func (d *Decisions) size() int {
-	n := len(d.Stop) + len(d.Forget)
+	n := len(d.Stop) + len(d.Stay) + len(d.Forget)
 	for _, c := range d.Create {
 		n += c.Count
 	}
@@ -119,12 +129,13 @@ type planner struct {
 	now  time.Time
 	d    Decisions
 
-	target       *model.AppVersion
-	spec         *model.Spec // of target, with defaults
-	count        int         // instances asked for
-	floor, surge int
-	template     string // of target, once it was needed
-	kin          map[uint64]kin
+	target         *model.AppVersion
+	spec           *model.Spec // of target, with defaults
+	count          int         // instances asked for
+	floor, ceiling int
+	stateful       bool   // instances of target have slots
+	template       string // of target, once it was needed
+	kin            map[uint64]kin
 
 	current, old []member          // live
 	ending       []*model.Instance // to stop, not over
@@ -132,16 +143,21 @@ type planner struct {
 	past         []*model.Instance // over
 	held         int               // lost, to be replaced later
 	oldEnding    int               // of ending, those that are old
+	counted      int               // live and healthy, less those that this plan stops
 	stops        int               // live ones that this plan stops
 	freed        int               // of stops, those over at once
 	created      int
+
+	evicted bool                      // some live ones have to leave their nodes
+	heirs   map[model.InstanceID]heir // by the live instance that each takes over from
+	pairs   int                       // heirs of leaving current ones, above the count
+	slots   map[uint32]bool           // that may not be given away, once it was needed
 }
 
 func (p *planner) policy(target *model.AppVersion) {
 	p.target, p.spec = target, target.Spec.WithDefaults()
-	p.count = p.spec.Count()
-	p.surge = p.spec.Update.MaxSurge.Of(p.count, true)
-	p.floor = min(p.spec.Update.MinHealthy.Of(p.count, true), p.count)
+	p.count, p.floor, p.ceiling = p.spec.Count(), p.spec.Floor(), p.spec.Ceiling()
+	p.stateful = p.spec.Stateful()
 }
 
 // sort puts every instance where it belongs.
@@ -157,11 +173,22 @@ func (p *planner) sort() {
 			if !p.kinOf(i.Version).current {
 				p.oldEnding++
 			}
-		case p.kinOf(i.Version).current:
-			p.current = append(p.current, member{i, p.rank(i)})
 		default:
-			p.old = append(p.old, member{i, p.rank(i)})
+			p.sortLive(i)
 		}
+	}
+}
+
+func (p *planner) sortLive(i *model.Instance) {
+	m := member{i, p.rank(i)}
+	if m.rank == healthy {
+		p.counted++
+	}
+	p.evicted = p.evicted || i.Evict != nil
+	if p.kinOf(i.Version).current {
+		p.current = append(p.current, m)
+	} else {
+		p.old = append(p.old, m)
 	}
 }
 
@@ -233,11 +260,36 @@ func (p *planner) stopAll(why string) {
 }
 
 func (p *planner) stop(m member, why string) {
-	p.d.Stop = append(p.d.Stop, Stop{m.ID, why})
+	p.d.Stop = append(p.d.Stop, Stop{ID: m.ID, Why: why})
 	p.stops++
 	if m.Node == "" {
 		p.freed++ // nobody has begun it: it is over at once
 	}
+}
+
+// halt stops a member of an app that goes on. It is up to the caller to take it out of its list.
+func (p *planner) halt(m member, why, event string) {
+	p.stop(m, why)
+	p.d.Stop[len(p.d.Stop)-1].Event = event
+	p.ending = append(p.ending, m.Instance)
+	if !p.kinOf(m.Version).current {
+		p.oldEnding++
+	}
+	if m.rank == healthy {
+		p.counted--
+	}
+}
+
+// spare reports whether the floor lets m go. While it is not reached, what has only just become ready stays too: it is
+// on its way to count.
+func (p *planner) spare(m member) bool {
+	switch m.rank {
+	case healthy:
+		return p.counted > p.floor
+	case young:
+		return p.counted >= p.floor
+	}
+	return true
 }
 
 // exists returns how many instances are not over once the plan so far is written.
@@ -245,92 +297,131 @@ func (p *planner) exists() int {
 	return len(p.current) + len(p.old) + len(p.ending) - p.freed + p.created
 }
 
-func (p *planner) create(version uint64, n int) {
-	if n <= 0 {
+// room returns how many more the ceiling allows.
+func (p *planner) room() int { return p.ceiling - p.exists() }
+
+func (p *planner) create(c Create) {
+	if c.Count <= 0 {
 		return
 	}
-	p.d.Create = append(p.d.Create, Create{version, n})
-	p.created += n
+	p.d.Create = append(p.d.Create, c)
+	p.created += c.Count
 }
 
 // advance takes the next step toward the target.
 func (p *planner) advance() {
 	dep := p.s.deployment(p.s.App.Deployment)
+	paused := dep != nil && dep.State == model.DeployPaused
 	p.supersede()
-	if dep != nil && dep.State == model.DeployPaused {
-		p.replaceLost(func(i *model.Instance) uint64 { return i.Version })
+	p.preempt()
+	p.findHeirs(paused)
+	p.replaceLost(paused)
+	if paused {
+		p.moveWhilePaused(dep)
+		p.explainStays()
 		p.pause(dep)
 		return
 	}
-	p.replaceLost(nil)
 	p.retireSurplus()
-	p.retireOld(countHealthy(p.current) + countHealthy(p.old))
-	room := p.count + p.surge - p.exists()
-	p.create(p.target.Version, min(p.count-len(p.current)-p.held, room))
+	p.retireMoved(&p.current)
+	p.retireOld()
+	p.fill()
+	p.explainStays()
 	p.follow(dep)
 }
 
-// replaceLost marks lost instances as dealt with: by new ones of the version that pick names, as far as the ceiling
-// allows, or with a nil pick by whatever the rest of the plan creates.
-func (p *planner) replaceLost(pick func(*model.Instance) uint64) {
+// replaceLost marks lost instances as dealt with: by what the rest of the plan creates, or while the app's deployment is
+// paused by new ones of the version that they had, as far as the ceiling allows.
+func (p *planner) replaceLost(paused bool) {
 	for _, i := range p.lost {
 		if again := i.Created.Add(shortLived); again.After(p.now) && i.Status.Since.Sub(i.Created) < shortLived {
 			p.held++
+			p.hold(i.Slot)
 			p.d.wakeAt(again)
 			continue
 		}
-		if pick != nil {
-			if p.exists() >= p.count+p.surge {
-				continue
-			}
-			p.create(pick(i), 1)
+		if paused && !p.recreate(i, i.Replaces) {
+			continue
 		}
-		p.d.Stop = append(p.d.Stop, Stop{i.ID, lostWhy(i)})
+		p.d.Stop = append(p.d.Stop, Stop{ID: i.ID, Why: lostWhy(i)})
 	}
 }
 
-// retireSurplus stops current instances above the count. Healthy ones are only reached when all that stay are healthy.
+// recreate asks for one instance like i, in its slot, if there is room for it. It takes over from replaces, if that is
+// set.
+func (p *planner) recreate(i *model.Instance, replaces model.InstanceID) bool {
+	if p.room() <= 0 || i.Slot != 0 && !p.hold(i.Slot) {
+		return false
+	}
+	c := Create{Version: i.Version, Count: 1}
+	if i.Slot != 0 {
+		c.Slots = []uint32{i.Slot}
+	}
+	if replaces != "" {
+		c.Replaces = []model.InstanceID{replaces}
+	}
+	p.create(c)
+	return true
+}
+
+// retire stops those of list for which why has a reason, in the order of list. It may also name another type of event.
+func (p *planner) retire(list *[]member, why func(member) (reason, event string)) {
+	kept := (*list)[:0]
+	for _, m := range *list {
+		if reason, event := why(m); reason != "" {
+			p.halt(m, reason, event)
+		} else {
+			kept = append(kept, m)
+		}
+	}
+	*list = kept
+}
+
+// retireSurplus stops current instances above the count. Healthy ones are only reached when all that stay are healthy;
+// but with slots it is the highest that go, so there the floor holds.
 func (p *planner) retireSurplus() {
-	extra := len(p.current) - p.count
-	if extra <= 0 {
+	extra := len(p.current) - p.count - p.pairs
+	if extra <= 0 && !p.stateful {
 		return
 	}
-	why := fmt.Sprintf("the app needs only %s", count(p.count, "instance"))
+	reason := fmt.Sprintf("the app needs only %s", count(p.count, "instance"))
 	if p.count == 0 {
-		why = "the app needs no instances"
+		reason = "the app needs no instances"
+	}
+	above := func(m member) bool { return int(m.Slot) > p.count }
+	if p.stateful && !slices.ContainsFunc(p.current, above) {
+		return
 	}
 	p.order(p.current)
-	for _, m := range p.current[:extra] {
-		p.stop(m, why)
-	}
-	p.ending = append(p.ending, instances(p.current[:extra])...)
-	p.current = p.current[extra:]
+	p.retire(&p.current, func(m member) (string, string) {
+		switch {
+		case p.stateful && (!above(m) || !p.spare(m)), !p.stateful && extra <= 0:
+			return "", ""
+		}
+		extra += p.part(m) - 1
+		if p.needless(m) {
+			return needlessWhy(m), ""
+		}
+		return reason, ""
+	})
 }
 
-// retireOld stops old instances: those that do not serve at once, the others as far as the floor allows. While it is
-// not reached, what has only just become ready stays too: it is on its way to count.
-func (p *planner) retireOld(counted int) {
-	var ranks [healthy + 1]int
-	for _, m := range p.old {
-		ranks[m.rank]++
-	}
-	n := ranks[unplaced] + ranks[idle]
-	if counted >= p.floor {
-		n += ranks[young] + min(ranks[healthy], counted-p.floor)
-	}
-	if n == 0 {
+// retireOld stops old instances: those that do not serve at once, the others as far as the floor allows.
+func (p *planner) retireOld() {
+	if !slices.ContainsFunc(p.old, p.spare) {
 		return
 	}
 	p.order(p.old)
-	for _, m := range p.old[:n] {
-		p.stop(m, fmt.Sprintf("version %d replaces version %d", p.target.Version, m.Version))
-	}
-	p.ending = append(p.ending, instances(p.old[:n])...)
-	p.oldEnding += n
-	p.old = p.old[n:]
+	p.retire(&p.old, func(m member) (string, string) {
+		if !p.spare(m) {
+			return "", ""
+		}
+		return fmt.Sprintf("version %d replaces version %d", p.target.Version, m.Version), ""
+	})
 }
 
-// order sorts by who goes first.
+// order sorts by who goes first: who does least; then who has to leave its node anyway, and who came for one that need
+// not; then the highest slots; then as the app says.
 func (p *planner) order(list []member) {
 	youngest := p.spec.KillOrder != model.OldestFirst
 	slices.SortFunc(list, func(a, b member) int {
@@ -338,8 +429,24 @@ func (p *planner) order(list []member) {
 		if youngest {
 			age = -age
 		}
-		return cmp.Or(cmp.Compare(a.rank, b.rank), age, cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(a.rank, b.rank), p.firstToGo(a, b), cmp.Compare(b.Slot, a.Slot), age, cmp.Compare(a.ID, b.ID))
 	})
+}
+
+func (p *planner) firstToGo(a, b member) int {
+	if !p.evicted && p.heirs == nil {
+		return 0
+	}
+	grade := func(m member) int {
+		switch {
+		case m.Evict != nil:
+			return 0
+		case p.needless(m):
+			return 1
+		}
+		return 2
+	}
+	return grade(a) - grade(b)
 }
 
 func instances(list []member) []*model.Instance {

@@ -32,7 +32,7 @@ func newWorld(seed uint64) *world {
 	return w
 }
 
-// deploy writes a new version with a random policy.
+// deploy writes a new version with a random policy: of another program, or only more or fewer instances.
 func (w *world) deploy() {
 	n := w.rnd.IntN(8)
 	mht := model.Duration(w.rnd.IntN(3)) * model.Duration(time.Second)
@@ -47,7 +47,17 @@ func (w *world) deploy() {
 	if w.rnd.IntN(2) == 0 {
 		spec.KillOrder = model.OldestFirst
 	}
-	if spec.Validate() != nil {
+	switch last := len(w.snap.Versions) - 1; {
+	case last >= 0 && w.rnd.IntN(2) == 0:
+		spec.Containers, spec.Volumes = w.snap.Versions[last].Spec.Containers, w.snap.Versions[last].Spec.Volumes
+	case w.rnd.IntN(3) == 0:
+		spec.Volumes = []model.Volume{{Name: "data", Persistent: &model.Persistent{Size: model.GiB}}}
+	}
+	switch {
+	case spec.Validate() == nil:
+	case spec.Stateful():
+		spec.Update.MinHealthy = model.Amount(fmt.Sprint(n - 1))
+	default:
 		spec.Update.MaxSurge = "1"
 	}
 	a := *w.snap.App
@@ -88,6 +98,33 @@ func (w *world) healthy(mht time.Duration) int {
 	return n
 }
 
+// preempted returns how many healthy ones the scheduler ends.
+func (w *world) preempted(mht time.Duration) int {
+	n := w.healthy(mht)
+	all := w.snap.Instances
+	w.snap.Instances = slices.DeleteFunc(slices.Clone(all), func(i *model.Instance) bool {
+		return i.Evict != nil && i.Evict.Kind == model.EvictPreempt
+	})
+	n -= w.healthy(mht)
+	w.snap.Instances = all
+	return n
+}
+
+// sharedSlot returns a slot of two instances that are not over, 0 for none.
+func (w *world) sharedSlot() uint32 {
+	held := map[uint32]bool{}
+	for _, i := range w.snap.Instances {
+		if i.Slot == 0 || i.Over() {
+			continue
+		}
+		if held[i.Slot] {
+			return i.Slot
+		}
+		held[i.Slot] = true
+	}
+	return 0
+}
+
 func (w *world) replace(n int, change func(*model.Instance)) {
 	i := w.snap.Instances[n].Clone()
 	change(i)
@@ -109,13 +146,23 @@ func (w *world) apply(d Decisions) {
 			}
 		})
 	}
+	for _, st := range d.Stay {
+		w.replace(w.index(st.ID), func(i *model.Instance) { i.Why = st.Why })
+	}
 	for _, c := range d.Create {
-		for range c.Count {
+		for n := range c.Count {
 			w.ids++
-			w.snap.Instances = append(slices.Clone(w.snap.Instances), &model.Instance{
+			i := &model.Instance{
 				ID: model.InstanceID(fmt.Sprintf("web-%06d", w.ids)), App: "/web", Version: c.Version, Created: w.now,
 				Desired: model.Run, Status: model.Status{Phase: model.PhasePending, Since: w.now},
-			})
+			}
+			if len(c.Slots) > 0 {
+				i.Slot = c.Slots[n]
+			}
+			if n < len(c.Replaces) {
+				i.Replaces = c.Replaces[n]
+			}
+			w.snap.Instances = append(slices.Clone(w.snap.Instances), i)
 		}
 	}
 	for _, id := range d.Forget {
@@ -142,7 +189,7 @@ func (w *world) apply(d Decisions) {
 	}
 }
 
-// live through something: an agent's report, a loss, or time.
+// live through something: an agent's report, a loss, an eviction, or time.
 func (w *world) happen() {
 	w.now = w.now.Add(time.Duration(w.rnd.IntN(4)) * time.Second)
 	for n := range w.snap.Instances {
@@ -150,7 +197,22 @@ func (w *world) happen() {
 		if i.Over() || w.rnd.IntN(2) == 0 {
 			continue
 		}
-		w.replace(n, func(i *model.Instance) { w.report(i) })
+		w.replace(n, func(i *model.Instance) {
+			w.evict(i)
+			w.report(i)
+		})
+	}
+}
+
+// evict wishes now and then that an instance leaves its node, or that it need not after all.
+func (w *world) evict(i *model.Instance) {
+	switch {
+	case i.Node == "" || i.Desired == model.Halt:
+	case i.Evict != nil && w.rnd.IntN(5) == 0:
+		i.Evict = nil
+	case i.Evict == nil && w.rnd.IntN(12) == 0:
+		kinds := []model.EvictKind{model.EvictPreempt, model.EvictMove, model.EvictMove, model.EvictDrain, model.EvictDrain}
+		i.Evict = &model.Eviction{Kind: kinds[w.rnd.IntN(len(kinds))], Why: "said so", At: w.now}
 	}
 }
 
@@ -184,10 +246,10 @@ func (w *world) report(i *model.Instance) {
 }
 
 // TestPlanHoldsItsLimits protects, over random lives of random apps: no decision brings more instances into being than
-// count + surge, or fewer healthy ones than the floor; no plan changes what it read, or differs when made twice; and
-// every version stays as it was written.
+// count + surge, or fewer healthy ones than the floor, but for those that are preempted; no slot has two instances that
+// are not over; no plan changes what it read, or differs when made twice; and every version stays as it was written.
 func TestPlanHoldsItsLimits(t *testing.T) {
-	for seed := range uint64(120) {
+	for seed := range uint64(140) {
 		w := newWorld(seed)
 		w.deploy()
 		for step := range 80 {
@@ -218,13 +280,10 @@ func (w *world) check(t *testing.T, at string) Decisions {
 	t.Helper()
 	before, _ := json.Marshal(w.snap)
 	target := w.snap.target()
-	spec := target.Spec.WithDefaults()
-	n := spec.Count()
-	ceiling := n + spec.Update.MaxSurge.Of(n, true)
-	floor := min(n, spec.Update.MinHealthy.Of(n, true))
-	mht := spec.Update.MinHealthyTime.Std()
+	ceiling, floor := target.Spec.Ceiling(), target.Spec.Floor()
+	mht := target.Spec.WithDefaults().Update.MinHealthyTime.Std()
 	_, existed := w.live()
-	healthyBefore := w.healthy(mht)
+	healthyBefore := w.healthy(mht) - w.preempted(mht)
 
 	d := Plan(w.snap, testKeep, w.now)
 	if again := Plan(w.snap, testKeep, w.now); !reflect.DeepEqual(d, again) {
@@ -241,6 +300,9 @@ func (w *world) check(t *testing.T, at string) Decisions {
 	if healthy := w.healthy(mht); healthy < healthyBefore && healthy < floor {
 		t.Fatalf("%s: %d are healthy, %d before; the floor is %d: %+v", at, healthy, healthyBefore, floor, d)
 	}
+	if slot := w.sharedSlot(); slot != 0 {
+		t.Fatalf("%s: slot %d has two instances: %+v", at, slot, d)
+	}
 	for _, dep := range d.Deployments {
 		if dep.Message == "" || dep.Done > dep.Want {
 			t.Fatalf("%s: deployment says nothing or too much: %+v", at, dep)
@@ -250,17 +312,24 @@ func (w *world) check(t *testing.T, at string) Decisions {
 }
 
 // TestPlanConverges protects that every app comes to rest as asked, whatever it went through, once all that is started
-// becomes healthy: count instances of the target, nothing else, and a deployment that ended.
+// becomes healthy: count instances of the target, one in each slot if it has any, nobody who had to leave, nothing else,
+// and a deployment that ended.
 func TestPlanConverges(t *testing.T) {
-	for seed := range uint64(120) {
+	for seed := range uint64(240) {
 		w := newWorld(seed)
 		w.deploy()
 		for range 30 {
-			if w.rnd.IntN(8) == 0 {
+			switch w.rnd.IntN(12) {
+			case 0:
 				w.deploy()
+			case 1:
+				w.togglePause()
 			}
 			w.happen()
 			w.check(t, fmt.Sprintf("seed %d", seed))
+		}
+		if d := w.snap.deployment(w.snap.App.Deployment); d.State == model.DeployPaused {
+			w.togglePause()
 		}
 		var d Decisions
 		for round := 0; ; round++ {
@@ -276,7 +345,7 @@ func TestPlanConverges(t *testing.T) {
 	}
 }
 
-// allWell lets everything end, start or become healthy.
+// allWell lets everything end, start or become healthy, and what cannot leave stay.
 func (w *world) allWell() {
 	w.now = w.now.Add(4 * time.Second)
 	for n := range w.snap.Instances {
@@ -285,6 +354,9 @@ func (w *world) allWell() {
 			continue
 		}
 		w.replace(n, func(i *model.Instance) {
+			if i.Slot != 0 && i.Desired == model.Run {
+				i.Evict = nil
+			}
 			switch {
 			case i.Desired == model.Halt:
 				i.Status = model.Status{Phase: model.PhaseStopped, Since: w.now}
@@ -304,8 +376,17 @@ func (w *world) atRest(t *testing.T, seed uint64) {
 		t.Fatalf("seed %d: %d live and %d in all, want %d", seed, live, exist, n)
 	}
 	for _, i := range w.snap.Instances {
-		if v := w.snap.version(i.Version); i.Live() && v.Template() != target.Template() {
+		if !i.Live() {
+			continue
+		}
+		if v := w.snap.version(i.Version); v.Template() != target.Template() {
 			t.Fatalf("seed %d: %s of version %d is left", seed, i.ID, i.Version)
+		}
+		if i.Evict != nil || i.Why != "" {
+			t.Fatalf("seed %d: %s is left, though it has to leave: %q", seed, i.ID, i.Why)
+		}
+		if stateful := target.Spec.Stateful(); stateful != (i.Slot != 0) || int(i.Slot) > live {
+			t.Fatalf("seed %d: %s of %d is in slot %d; with slots: %t", seed, i.ID, live, i.Slot, stateful)
 		}
 	}
 	if w.snap.App.Stable != target.Version {
@@ -336,6 +417,7 @@ func running(n int, update *model.Update) *world {
 			Status: model.Status{Phase: model.PhaseRunning, Ready: true, Since: epoch, Attempt: 1},
 		})
 	}
+	w.ids += n
 	return w
 }
 

@@ -93,6 +93,8 @@ func (p *planner) waitsForOld() string {
 	case len(p.old) > 0:
 		return fmt.Sprintf("; nothing can be replaced: the floor is %d healthy and only %d are",
 			p.floor, countHealthy(p.current)+countHealthy(p.old))
+	case p.stateful && len(p.current) > p.count:
+		return fmt.Sprintf("; the slots above %d stay: the floor is %d healthy and only %d are", p.count, p.floor, countHealthy(p.current))
 	}
 	return ""
 }

@@ -244,6 +244,7 @@ func (c *cluster) command(line string) {
 		"hands":    func() { c.hands[model.InstanceID(arg(0))] = true },
 		"free":     func() { delete(c.hands, model.InstanceID(arg(0))) },
 		"status":   func() { c.status(model.InstanceID(arg(0)), pos[1:], opts) },
+		"evict":    func() { c.evict(model.InstanceID(arg(0)), model.EvictKind(arg(1)), opts) },
 		"tick": func() {
 			d, err := time.ParseDuration(arg(0))
 			if err != nil {
@@ -371,6 +372,8 @@ func setOption(s *model.Spec, key, val string) {
 		s.Containers[0].Memory = must(model.ParseBytes(val))
 	case "port":
 		s.Endpoints = []model.Endpoint{{Name: "main", Port: int(number(val))}}
+	case "volume":
+		s.Volumes = []model.Volume{{Name: val, Persistent: &model.Persistent{Size: model.GiB}}}
 	case "grace":
 		s.Stop = &model.Stop{Grace: duration()}
 	case "kill":
@@ -490,6 +493,18 @@ func (c *cluster) status(id model.InstanceID, words []string, opts map[string]st
 	})
 }
 
+// evict wishes that an instance leaves its node, with why=..., as the scheduler does; with no kind, that it need not.
+func (c *cluster) evict(id model.InstanceID, kind model.EvictKind, opts map[string]string) {
+	c.update(func(tx *state.Tx) {
+		i := tx.Instance(id).Clone()
+		i.Evict = nil
+		if kind != "" {
+			i.Evict = &model.Eviction{Kind: kind, Why: opts["why"], At: c.now}
+		}
+		tx.PutInstance(i)
+	})
+}
+
 // picture shows events and deployments that are new, and all instances.
 func (c *cluster) picture() string {
 	var b strings.Builder
@@ -537,8 +552,17 @@ func kept(v state.View, id model.AppID) string {
 
 func (c *cluster) line(i *model.Instance) string {
 	out := fmt.Sprintf("  %s v%d %s", i.ID, i.Version, i.Status.Phase)
-	if i.Desired == model.Halt {
+	if i.Slot != 0 {
+		out += fmt.Sprintf(" slot %d", i.Slot)
+	}
+	if i.Replaces != "" {
+		out += " for " + string(i.Replaces)
+	}
+	switch {
+	case i.Desired == model.Halt:
 		out += " (to stop: " + i.Why + ")"
+	case i.Why != "":
+		out += " (" + i.Why + ")"
 	}
 	if i.Status.Ready {
 		out += " ready"

@@ -103,6 +103,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"Environment", real, testEnvironment},
 		{"User", func(h Harness) bool { return real(h) && h.Users }, testUser},
 		{"Mounts", isolated, testMounts},
+		{"OwnMount", func(h Harness) bool { return isolated(h) && h.Users }, testOwnMount},
 		{"OutOfMemory", isolated, testOOM},
 		{"CPULimit", isolated, testCPULimit},
 		{"Usage", real, testUsage},

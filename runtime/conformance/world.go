@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -135,6 +136,27 @@ func testMounts(t *testing.T, h Harness) {
 	expect(t, task, "stdout", "one\nwritten\nrefused\n")
 	if b, err := os.ReadFile(filepath.Join(rw, "new")); err != nil || string(b) != "two\n" {
 		t.Errorf("the volume has %q, %v", b, err)
+	}
+}
+
+// A volume of its own belongs to the task's user from its first task on, and never changes hands again.
+func testOwnMount(t *testing.T, h Harness) {
+	own, other := t.TempDir(), t.TempDir()
+	for _, user := range []string{"12345:23456", "12346"} {
+		task := h.Task(t, Program{Line: "true", Exits: true})
+		task.User, task.Dir = user, "/"
+		task.Mounts = []runtime.Mount{{Source: own, Target: "/mnt", Own: true}, {Source: other, Target: "/srv"}}
+		start(t, h, task)
+		wait(t, h.Driver, task.ID)
+		for dir, want := range map[string][2]uint32{own: {12345, 23456}, other: {uint32(os.Geteuid()), uint32(os.Getegid())}} {
+			info, err := os.Stat(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != want[0] || st.Gid != want[1] {
+				t.Errorf("%s belongs to %d:%d, want %v", dir, st.Uid, st.Gid, want)
+			}
+		}
 	}
 }
 

@@ -237,6 +237,25 @@ func TestImageConfiguration(t *testing.T) {
 	}
 }
 
+// A container can use the devices that it was given, and sees no others.
+func TestDevices(t *testing.T) {
+	const device = "/dev/loop-control"
+	if _, err := os.Stat(device); err != nil {
+		t.Skip("SKIP: no device here that a container does not have anyhow")
+	}
+	n := newNode(t)
+	line := "(: <" + device + ") 2>/dev/null && echo opened || echo none"
+	for i, want := range []string{"none\n", "opened\n"} {
+		task := n.task(t, "device-"+strconv.Itoa(i)+".main", n.busybox(t), line)
+		if i > 0 {
+			task.Devices = []string{device}
+		}
+		n.launchTask(t, task)
+		n.exitOf(t, task.ID)
+		eventually(t, "the output is "+want, func() bool { return read(t, filepath.Join(task.Logs.Dir, "stdout")) == want })
+	}
+}
+
 // A start that can never work says what is wrong, and leaves nothing.
 func TestStartRefusals(t *testing.T) {
 	n := newNode(t)

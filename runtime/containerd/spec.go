@@ -40,10 +40,18 @@ func (d *Driver) spec(ctx context.Context, cli *client.Client, c *containers.Con
 	if err := setUser(ctx, cli, c, s, t, img); err != nil {
 		return nil, err
 	}
+	if err := runtime.Give(t.Mounts, s.Process.User.UID, s.Process.User.GID); err != nil {
+		return nil, err
+	}
 	instance, _, _ := strings.Cut(string(t.ID), ".")
 	s.Annotations = map[string]string{groupAnnotation: fmt.Sprintf("%s.%d", instance, t.Attempt)}
 	s.Mounts = append(baseMounts(s.Mounts, t.Memory), taskMounts(t)...)
 	d.isolate(s, t)
+	for _, path := range t.Devices {
+		if err := oci.WithLinuxDevice(path, "rwm")(ctx, cli, c, s); err != nil {
+			return nil, fmt.Errorf("give device %s: %w", path, err)
+		}
+	}
 	return s, nil
 }
 

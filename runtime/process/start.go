@@ -174,8 +174,10 @@ func (d *Driver) configure(spec runtime.Task) (*config, error) {
 		c.tasks, c.cgroup = e.Tasks, e.Dir
 		c.oom, c.peak = g.MemoryFiles()
 	}
-	c.binds, err = d.binds(spec)
-	return c, err
+	if c.binds, err = d.binds(spec); err != nil || who.identity == nil {
+		return c, err
+	}
+	return c, runtime.Give(spec.Mounts, who.uid, who.gid)
 }
 
 func (d *Driver) binds(spec runtime.Task) ([]bind, error) {

@@ -53,12 +53,14 @@ type naive struct {
 	instances   map[model.InstanceID]*model.Instance
 	deployments map[model.DeploymentID]*model.Deployment
 	nodes       map[model.NodeID]*model.Node
+	volumes     map[model.VolumeID]*model.PersistentVolume
 }
 
 func newNaive() *naive {
 	return &naive{
 		map[model.AppID]*model.App{}, map[model.AppID]map[uint64]*model.AppVersion{},
 		map[model.InstanceID]*model.Instance{}, map[model.DeploymentID]*model.Deployment{}, map[model.NodeID]*model.Node{},
+		map[model.VolumeID]*model.PersistentVolume{},
 	}
 }
 
@@ -91,7 +93,7 @@ func testAnyOperations(t *testing.T, s Storage) {
 func (n *naive) change(tx *state.Tx, rng *rand.Rand) {
 	id := func(of string, most int) string { return fmt.Sprintf("%s%d", of, rng.IntN(most)) }
 	a := model.AppID(id("/a", 5))
-	switch rng.IntN(10) {
+	switch rng.IntN(11) {
 	case 0:
 		rec := app(string(a), rng.Uint64N(9))
 		n.apps[a] = rec
@@ -143,6 +145,15 @@ func (n *naive) change(tx *state.Tx, rng *rand.Rand) {
 		}
 		n.nodes[node.ID] = node
 		tx.PutNode(node)
+	case 10:
+		v := &model.PersistentVolume{ID: model.VolumeOf(a, rng.Uint32N(4), "data"), App: a, Node: model.NodeID(id("n", 3)), Created: epoch}
+		if rng.IntN(3) == 0 {
+			delete(n.volumes, v.ID)
+			tx.DeleteVolume(v.ID)
+			return
+		}
+		n.volumes[v.ID] = v
+		tx.PutVolume(v)
 	}
 }
 
@@ -189,6 +200,20 @@ func (n *naive) check(t *testing.T, v state.View) {
 		node := model.NodeID(fmt.Sprintf("n%d", k))
 		equal("instances on "+string(node), ids(v.InstancesOn(node), instanceID), where(func(i *model.Instance) bool { return i.Node == node }))
 	}
+	volumeID := func(v *model.PersistentVolume) string { return string(v.ID) }
+	volumes := func(cond func(*model.PersistentVolume) bool) (out []string) {
+		for id, v := range n.volumes {
+			if cond(v) {
+				out = append(out, string(id))
+			}
+		}
+		return out
+	}
+	for k := range 5 {
+		a, node := model.AppID(fmt.Sprintf("/a%d", k)), model.NodeID(fmt.Sprintf("n%d", k))
+		equal("volumes of "+string(a), ids(v.VolumesOf(a), volumeID), volumes(func(v *model.PersistentVolume) bool { return v.App == a }))
+		equal("volumes on "+string(node), ids(v.VolumesOn(node), volumeID), volumes(func(v *model.PersistentVolume) bool { return v.Node == node }))
+	}
 	var active []string
 	for id, d := range n.deployments {
 		if d.State == model.DeployRunning || d.State == model.DeployPaused {
@@ -204,6 +229,7 @@ func (n *naive) checkRecords(t *testing.T, v state.View) {
 	records(t, "app", n.apps, v.AppCount(), v.App)
 	records(t, "instance", n.instances, v.InstanceCount(), v.Instance)
 	records(t, "deployment", n.deployments, len(ids(v.Deployments(), func(d *model.Deployment) string { return string(d.ID) })), v.Deployment)
+	records(t, "volume", n.volumes, len(ids(v.Volumes(), func(v *model.PersistentVolume) string { return string(v.ID) })), v.Volume)
 	records(t, "node", n.nodes, len(ids(v.Nodes(), func(n *model.Node) string { return string(n.ID) })), v.Node)
 }
 

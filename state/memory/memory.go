@@ -103,6 +103,16 @@ func clone(val any) any {
 		return shallow(v)
 	case *model.Node:
 		return shallow(v)
+	case *model.NodeSettings:
+		return shallow(v)
+	case *model.Role:
+		return shallow(v)
+	case *model.Pool:
+		return shallow(v)
+	case *model.Reservation:
+		return shallow(v)
+	case *model.PersistentVolume:
+		return shallow(v)
 	}
 	return nil
 }

@@ -58,6 +58,12 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		{"--auth maybe", "token or none"},
 		{"--http-addr nonsense", "--http-addr"},
 		{"--log-size 1", "--log-size"},
+		{"--resource cpus=2", "--node-cpus"},
+		{"--resource lines={a,a}", "twice"},
+		{"--gpu id=0 --gpu id=0", "twice"},
+		{"--gpu id=0,memory=much", "--gpu"},
+		{"--attribute rack", "key=value"},
+		{"--reserve-cpus 1 --node-cpus 1", "--reserve-cpus"},
 	} {
 		args := append([]string{"up", "--data-dir", filepath.Join(t.TempDir(), "d")}, strings.Fields(test.args)...)
 		out, err := exec.Command(filepath.Join(bin, "gantry"), args...).CombinedOutput()
@@ -65,6 +71,32 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), test.want) {
 			t.Errorf("gantry up %s: %v, %q; want exit code 2 and %q", test.args, err, out, test.want)
 		}
+	}
+}
+
+// A node is what its operator says, beside what is found out about it.
+func TestNodeIsWhatWasDeclared(t *testing.T) {
+	c := start(t, "--pool", "batch", "--region", "north", "--zone", "a", "--attribute", "rack=r1", "--resource", "licenses=4",
+		"--resource", "lines={l1,l2}", "--gpu", "id=0,model=T4,memory=16GiB", "--gpu", "id=1", "--reserve-cpus", "0.5")
+	list, err := c.Nodes(testContext(t))
+	if err != nil || len(list) != 1 {
+		t.Fatalf("nodes: %v, %v", list, err)
+	}
+	n := list[0]
+	if n.Pool != "batch" || n.Region != "north" || n.Zone != "a" || n.Attributes["rack"] != "r1" || n.Attributes["os"] != "linux" {
+		t.Errorf("the node is in pool %q, region %q, zone %q, with attributes %v", n.Pool, n.Region, n.Zone, n.Attributes)
+	}
+	if n.Custom["licenses"].Amount != 4000 || len(n.Custom["lines"].Items) != 2 {
+		t.Errorf("its custom resources are %+v", n.Custom)
+	}
+	if len(n.GPUs) != 2 || n.GPUs[0] != (model.GPUDevice{ID: "0", Model: "T4", Memory: 16 * model.GiB}) || n.Capacity.GPUs != 2000 {
+		t.Errorf("its devices are %+v, %v in all", n.GPUs, n.Capacity.GPUs)
+	}
+	if n.Capacity.CPUs%1000 != 500 {
+		t.Errorf("%v cores are left of whole ones, with half a core kept", n.Capacity.CPUs)
+	}
+	if n.VM.OK || n.VM.Why == "" {
+		t.Errorf("virtual machines: %+v, want why there are none", n.VM)
 	}
 }
 

@@ -1,7 +1,10 @@
 package show
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,15 +35,19 @@ func (p *Printer) Apps(apps []client.AppSummary, instances []client.Instance) {
 // Instances writes one line per instance. withApp adds the app's column.
 func (p *Printer) Instances(list []client.Instance, withApp bool) {
 	t := table{
-		header: []string{"INSTANCE", "APP", "STATE", "VERSION", "NODE", "ADDRESS", "AGE", "RESTARTS", "WHY"},
-		states: columns(2), right: columns(3, 7), rigid: columns(0, 2), spare: columns(4),
+		header: []string{"INSTANCE", "APP", "SLOT", "STATE", "VERSION", "NODE", "GPUS", "ITEMS", "ADDRESS", "AGE", "RESTARTS", "WHY"},
+		states: columns(3), right: columns(2, 4, 10), rigid: columns(0, 3), spare: columns(5, 7),
 	}
 	for _, i := range list {
 		app := ""
 		if withApp {
 			app = string(i.App)
 		}
-		t.add(string(i.ID), app, i.State, strconv.FormatUint(i.Version, 10), string(i.Node), strings.Join(addresses(&i), " "),
+		slot := ""
+		if i.Slot > 0 {
+			slot = strconv.FormatUint(uint64(i.Slot), 10)
+		}
+		t.add(string(i.ID), app, slot, i.State, strconv.FormatUint(i.Version, 10), string(i.Node), devices(i.GPUs), items(i.Items), strings.Join(addresses(&i), " "),
 			p.since(i.Created), strconv.FormatUint(uint64(i.Restarts), 10), i.Why)
 	}
 	p.table(&t)
@@ -104,16 +111,19 @@ func (p *Printer) Deployments(list []model.Deployment, withApp bool) {
 // Nodes writes one line per node.
 func (p *Printer) Nodes(list []client.NodeDetail) {
 	t := table{
-		header: []string{"NODE", "NAME", "STATE", "ADDRESS", "INSTANCES", "CPUS", "MEMORY", "DISK", "IMAGES", "VERSION"},
-		states: columns(2), right: columns(4, 5, 6, 7), rigid: columns(0, 2),
+		header: []string{"NODE", "NAME", "STATE", "POOL", "ZONE", "ADDRESS", "INSTANCES", "CPUS", "MEMORY", "DISK", "GPUS", "IMAGES", "VERSION", "WHY"},
+		states: columns(2), right: columns(6, 7, 8, 9, 10), rigid: columns(0, 2), spare: columns(4, 11, 12),
 	}
 	for _, n := range list {
-		t.add(string(n.ID), n.Name, string(n.State), n.Addr, strconv.Itoa(n.Instances),
+		t.add(string(n.ID), n.Name, availability(&n), cmp.Or(n.Pool, model.DefaultPool), n.Zone, n.Addr, strconv.Itoa(n.Instances),
 			of(n.Used.CPUs.String(), n.Capacity.CPUs.String()), of(n.Used.Memory.Human(), n.Capacity.Memory.Human()),
-			of(n.Used.Disk.Human(), n.Capacity.Disk.Human()), yesNo(n.OCI.OK), n.Version)
+			of(n.Used.Disk.Human(), n.Capacity.Disk.Human()), gpusOf(n.Used.GPUs, n.Capacity.GPUs), yesNo(n.OCI.OK), n.Version, n.Why)
 	}
 	p.table(&t)
 }
+
+// availability is the state of a node, also from a server that does not say whether it takes new work.
+func availability(n *client.NodeDetail) string { return cmp.Or(n.Availability, string(n.State)) }
 
 func yesNo(ok bool) string {
 	if ok {
@@ -124,9 +134,13 @@ func yesNo(ok bool) string {
 
 // Node writes all about one node and the instances on it.
 func (p *Printer) Node(n *client.NodeDetail, instances []client.Instance) {
-	p.title(string(n.ID), string(n.State))
+	p.title(string(n.ID), availability(n))
 	p.facts([][2]string{
 		{"name", n.Name},
+		{"why", n.Why},
+		{"pool", cmp.Or(n.Pool, model.DefaultPool)},
+		{"region", n.Region},
+		{"zone", n.Zone},
 		{"address", n.Addr},
 		{"version", n.Version},
 		{"seen", ago(p.since(n.Seen))},
@@ -135,11 +149,42 @@ func (p *Printer) Node(n *client.NodeDetail, instances []client.Instance) {
 		{"cpus", of(n.Used.CPUs.String(), n.Capacity.CPUs.String()) + " reserved"},
 		{"memory", of(n.Used.Memory.Human(), n.Capacity.Memory.Human()) + " reserved"},
 		{"disk", of(n.Used.Disk.Human(), n.Capacity.Disk.Human()) + " reserved"},
+		{"gpus", nodeGPUs(n)},
+		{"custom", nodeCustom(n)},
 		{"ports", fmt.Sprintf("%d to %d are assigned", n.Ports.First, n.Ports.Last)},
 		{"attributes", labels(n.Attributes)},
 	})
+	if n.Settings != nil && len(n.Settings.Windows) > 0 {
+		p.section("Maintenance")
+		p.Windows(n.Settings.Windows)
+	}
 	p.section("Instances")
 	p.Instances(instances, true)
+}
+
+func nodeGPUs(n *client.NodeDetail) string {
+	if len(n.GPUs) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s reserved (%s)", gpusOf(n.Used.GPUs, n.Capacity.GPUs), models(n.GPUs))
+}
+
+// nodeCustom writes custom resources in use beside all.
+func nodeCustom(n *client.NodeDetail) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(n.Custom)) {
+		parts = append(parts, fmt.Sprintf("%s %s", name, of(n.UsedCustom[name].String(), n.Custom[name].Total().String())))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// items writes the items that an instance has of custom resources.
+func items(m map[string][]string) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		parts = append(parts, name+"="+strings.Join(m[name], ","))
+	}
+	return strings.Join(parts, " ")
 }
 
 func ability(a model.Ability) string {

@@ -3,6 +3,7 @@ package show
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/gantry-os/gantry/api/client"
 	"github.com/gantry-os/gantry/model"
@@ -25,6 +26,7 @@ func (p *Printer) Status(s *Status) {
 		{"version", version(a)},
 		{"address", Addresses(a.List, 8)},
 		{"each takes", resources(a.Resources)},
+		{"placed by", placement(a.Spec)},
 		{"labels", labels(a.Labels)},
 		{"created", ago(p.since(a.Created))},
 	})
@@ -36,8 +38,16 @@ func (p *Printer) Status(s *Status) {
 		}
 		p.Deployments([]model.Deployment{d}, false)
 	}
+	if a.Funnel != nil {
+		p.section("Nodes for the instances that wait")
+		p.Funnel(a.Funnel)
+	}
 	p.section("Instances")
 	p.Instances(a.List, false)
+	if len(a.Volumes) > 0 {
+		p.section("Volumes")
+		p.Volumes(a.Volumes)
+	}
 	if len(s.Versions) > 0 {
 		p.section("Versions")
 		p.Versions(s.Versions)
@@ -52,6 +62,39 @@ func (p *Printer) Status(s *Status) {
 			p.Event(&e)
 		}
 	}
+}
+
+// placement says what an app asks of where it runs, as far as it differs from the defaults.
+func placement(s *model.Spec) string {
+	if s == nil {
+		return ""
+	}
+	var parts []string
+	add := func(name, text string) {
+		if text != "" {
+			parts = append(parts, name+" "+text)
+		}
+	}
+	add("role", string(s.Role))
+	if s.Priority != nil {
+		add("priority", strconv.Itoa(*s.Priority))
+	}
+	add("pool", s.Pool)
+	add("policy", string(s.Placement))
+	for _, k := range s.Constraints {
+		parts = append(parts, strings.TrimSpace(fmt.Sprintf("%s %s %s", k.Attribute, k.Operator, k.Value)))
+	}
+	for _, f := range s.Affinity {
+		word := "near"
+		if f.Anti {
+			word = "away from"
+		}
+		add(word, f.App+" over "+f.Place())
+	}
+	for _, d := range s.Spread {
+		add("spread over", d.Over)
+	}
+	return strings.Join(parts, ", ")
 }
 
 // version says which version is deployed and how it stands to the others.

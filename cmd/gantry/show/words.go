@@ -81,6 +81,9 @@ func resources(r model.Resources) string {
 	if r.Disk > 0 {
 		s += ", " + r.Disk.Human() + " disk"
 	}
+	if r.GPUs > 0 {
+		s += ", " + r.GPUs.String() + " gpus"
+	}
 	return s
 }
 

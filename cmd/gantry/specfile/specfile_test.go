@@ -76,6 +76,45 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// What says where an app runs is read as the API reads it.
+func TestPlacement(t *testing.T) {
+	docs := read(t, `
+id: /shop/db
+role: /shop
+pool: ssd
+priority: 80
+placement: balanced
+containers:
+- image: db:1
+  gpus: 0.25
+  gpuModels: [T4]
+  custom: {licence: 1, disks: "2"}
+  mounts: [{volume: data, path: /data}]
+volumes:
+- {name: data, persistent: {size: 10GiB}}
+constraints:
+- {attribute: hostname, operator: UNIQUE}
+- {attribute: rack, operator: MAX_PER, value: 2}
+affinity:
+- {app: /shop/web, over: zone, weight: 20}
+- {app: /batch/*, anti: true}
+spread:
+- {over: zone, targets: {a: 60, b: 40}}
+`)
+	got, err := json.Marshal(docs[0].Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"id":"/shop/db","containers":[{"image":"db:1","gpus":0.25,"gpuModels":["T4"],"custom":{"disks":2,"licence":1},` +
+		`"mounts":[{"volume":"data","path":"/data"}]}],"volumes":[{"name":"data","persistent":{"size":"10GiB"}}],"pool":"ssd",` +
+		`"role":"/shop","priority":80,"placement":"balanced","constraints":[{"attribute":"hostname","operator":"UNIQUE"},` +
+		`{"attribute":"rack","operator":"MAX_PER","value":"2"}],"affinity":[{"app":"/shop/web","over":"zone","weight":20},` +
+		`{"app":"/batch/*","anti":true}],"spread":[{"over":"zone","targets":{"a":60,"b":40}}]}`
+	if string(got) != want {
+		t.Errorf("\n got %s\nwant %s", got, want)
+	}
+}
+
 // Anchors and merges work, and what is written wins over what is merged, lists included.
 func TestMerge(t *testing.T) {
 	docs := read(t, `
@@ -107,15 +146,22 @@ func TestWrong(t *testing.T) {
 		"id: /a\ninstances: 1.5":          `app.yaml:2: instances: "1.5" is not a whole number`,
 		"id: /a":                          "app.yaml:1: containers: has 0 entries",
 		"id: a\ncontainers: [{shell: x}]": `app.yaml:1: id: write it as "/a"`,
-		"id: /a\ncontainers:\n- command: sleep 5":                                     `app.yaml:3: containers[0].command: is "sleep 5"; write a list`,
-		"id: /a\ncontainers:\n- shell: x\n  memory: lots":                             `app.yaml:4: containers[0].memory: "lots" is not an amount of bytes`,
-		"id: /a\ncontainers:\n- shell: x\n  cpus: [1]":                                "app.yaml:4: containers[0].cpus: is a list; write a number or a text",
-		"id: /a\ncontainers: [{shell: [x]}]":                                          "containers[0].shell: is a list; write a text",
-		"id: /a\ncontainers: [~]":                                                     "containers[0]: is empty",
-		"id: /a\ncontainers: [{shell: x}]\nendpoints:\n- name: http\n  port: 99999":   "app.yaml:5: endpoints[0].port: 99999 is outside",
-		"id: /a\ncontainers: [{shell: x}]\nupdate: {noRollback: perhaps}":             `update.noRollback: "perhaps" is not true or false`,
-		"id: /a\ncontainers: [{shell: x, env: {[a]: b}}]":                             "containers[0].env: a key is a list",
-		"id: /a\ncontainers: [{shell: x}]\n---\nid: /b\ncontainers:\n- {imagee: x}\n": "app.yaml:6: containers[0].imagee: no such field",
+		"id: /a\ncontainers:\n- command: sleep 5":                                             `app.yaml:3: containers[0].command: is "sleep 5"; write a list`,
+		"id: /a\ncontainers:\n- shell: x\n  memory: lots":                                     `app.yaml:4: containers[0].memory: "lots" is not an amount of bytes`,
+		"id: /a\ncontainers:\n- shell: x\n  cpus: [1]":                                        "app.yaml:4: containers[0].cpus: is a list; write a number or a text",
+		"id: /a\ncontainers: [{shell: [x]}]":                                                  "containers[0].shell: is a list; write a text",
+		"id: /a\ncontainers: [~]":                                                             "containers[0]: is empty",
+		"id: /a\ncontainers: [{shell: x}]\nendpoints:\n- name: http\n  port: 99999":           "app.yaml:5: endpoints[0].port: 99999 is outside",
+		"id: /a\ncontainers: [{shell: x}]\nupdate: {noRollback: perhaps}":                     `update.noRollback: "perhaps" is not true or false`,
+		"id: /a\ncontainers: [{shell: x}]\nconstraints:\n- {attribute: rack, operator: ONCE}": `app.yaml:4: constraints[0].operator: "ONCE" is not one of`,
+		"id: /a\ncontainers: [{shell: x}]\nconstraints:\n- {attribute: rack, op: UNIQUE}":     "app.yaml:4: constraints[0].op: no such field; known here: attribute, operator, value",
+		"id: /a\ncontainers: [{shell: x, gpus: 1.5}]":                                         "containers[0].gpus: 1.5 is neither",
+		"id: /a\ncontainers: [{shell: x, custom: {licence: many}}]":                           "containers[0].custom.licence: \"many\" is not a number of units",
+		"id: /a\ncontainers: [{shell: x}]\nspread: [{over: zone, targets: {a: 60, b: 50}}]":   "spread[0].targets: sum up to 110%",
+		"id: /a\ncontainers: [{shell: x}]\nvolumes: [{name: d, persistent: {}}]":              "volumes[0].persistent.size",
+		"id: /a\ncontainers: [{shell: x}]\npriority: high":                                    `priority: "high" is not a whole number`,
+		"id: /a\ncontainers: [{shell: x, env: {[a]: b}}]":                                     "containers[0].env: a key is a list",
+		"id: /a\ncontainers: [{shell: x}]\n---\nid: /b\ncontainers:\n- {imagee: x}\n":         "app.yaml:6: containers[0].imagee: no such field",
 	} {
 		_, err := Read(strings.NewReader(text), "app.yaml", "/")
 		var errs Errors

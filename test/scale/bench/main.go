@@ -63,7 +63,7 @@ func run(ctx context.Context) (err error) {
 		if err = errors.Join(err, end()); err != nil {
 			return fmt.Errorf("%s: %w", row.Name, err)
 		}
-		fmt.Printf("%s %s %s %g\n", row.Name, number(value), row.Unit, row.Goal)
+		fmt.Printf("%s %s %s %s\n", row.Name, number(value), row.Unit, number(row.Goal))
 	}
 	return nil
 }

@@ -1,0 +1,149 @@
+package engine
+
+import (
+	"regexp"
+
+	"github.com/gantry-os/gantry/model"
+)
+
+// attribute is one attribute of all nodes, its values as numbers.
+type attribute struct {
+	value  []int32 // by row; none for nodes without it
+	values []string
+	number map[string]int32
+}
+
+// attribute returns an attribute's column, which it makes when nobody asked for it before.
+func (e *Engine) attribute(name string) *attribute {
+	if a := e.attrs[name]; a != nil {
+		return a
+	}
+	a := &attribute{value: make([]int32, len(e.info)), number: map[string]int32{}}
+	e.attrs[name] = a
+	for r := range e.info {
+		a.set(int32(r), &e.info[r], name)
+	}
+	return a
+}
+
+func (a *attribute) set(r int32, n *Node, name string) {
+	a.value[r] = none
+	if v, ok := n.attribute(name); ok {
+		a.value[r] = a.numberOf(v)
+	}
+}
+
+// describe makes the attributes of a row what its node says, and counts its instances under the new values.
+func (e *Engine) describe(r int32) {
+	for name, a := range e.attrs {
+		v := none
+		if text, ok := e.info[r].attribute(name); ok {
+			v = a.numberOf(text)
+		}
+		if a.value[r] == v {
+			continue
+		}
+		e.retally(r, a, -1)
+		a.value[r] = v
+		e.retally(r, a, 1)
+	}
+}
+
+func (e *Engine) retally(r int32, a *attribute, n int32) {
+	for h := e.first[r]; h != none; h = e.at(h).next {
+		c := e.at(h).class
+		for _, list := range [][]*tally{c.group.tallies, e.feedsOf(c)} {
+			for _, t := range list {
+				if t.attr == a {
+					t.add(r, n)
+				}
+			}
+		}
+	}
+}
+
+func (a *attribute) numberOf(v string) int32 {
+	n, ok := a.number[v]
+	if !ok {
+		n = int32(len(a.values))
+		a.number[v] = n
+		a.values = append(a.values, v)
+	}
+	return n
+}
+
+// word returns a value in words.
+func (a *attribute) word(v int32) string {
+	if v == none {
+		return "none"
+	}
+	return a.values[v]
+}
+
+func (n *Node) attribute(name string) (string, bool) {
+	m := model.Node{Name: n.Name, Region: n.Region, Zone: n.Zone, Attributes: n.Attributes}
+	return m.Attribute(name)
+}
+
+// filter is a constraint that looks at one node alone: LIKE, UNLIKE, IS, and CLUSTER with a value. It is asked once for
+// each value, not for each node.
+type filter struct {
+	attr    *attribute
+	matches func(string) bool
+	absent  bool   // what nodes without the attribute get
+	answer  []int8 // by value: 0 not asked yet, 1 yes, 2 no
+}
+
+// maxFilters bounds how many filters are remembered.
+const maxFilters = 4096
+
+// filter returns the filter of a constraint, nil when it counts instances.
+func (e *Engine) filter(c model.Constraint) *filter {
+	if f, ok := e.filters[c]; ok {
+		return f
+	}
+	f := &filter{}
+	switch c.Operator {
+	case model.OpLike, model.OpUnlike:
+		want := c.Operator == model.OpLike
+		re, err := c.Pattern()
+		if err != nil { // validation refuses it; nothing matches
+			re = regexp.MustCompile(`\A\z.`)
+		}
+		f.matches = func(v string) bool { return re.MatchString(v) == want }
+		f.absent = !want
+	case model.OpIs:
+		f.matches = func(v string) bool { return v == c.Value }
+	case model.OpCluster:
+		if c.Value == "" {
+			return nil
+		}
+		f.matches = func(v string) bool { return v == c.Value }
+	default:
+		return nil
+	}
+	f.attr = e.attribute(c.Attribute)
+	if len(e.filters) >= maxFilters {
+		clear(e.filters) // classes keep theirs
+	}
+	e.filters[c] = f
+	return f
+}
+
+// passes reports whether a row satisfies the filter.
+func (f *filter) passes(r int32) bool {
+	v := f.attr.value[r]
+	if v == none {
+		return f.absent
+	}
+	for int(v) >= len(f.answer) {
+		f.answer = append(f.answer, 0)
+	}
+	if f.answer[v] == 0 {
+		f.answer[v] = 2
+		if f.matches(f.attr.values[v]) {
+			f.answer[v] = 1
+		}
+	}
+	return f.answer[v] == 1
+}

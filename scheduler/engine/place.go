@@ -1,0 +1,91 @@
+package engine
+
+import (
+	"github.com/gantry-os/gantry/model"
+	"github.com/gantry-os/gantry/scheduler/policy"
+)
+
+// smallCluster is up to how many nodes every class has a field.
+const smallCluster = 2048
+
+// Place gives places to as many of a class's instances as fit, in order, and appends them to out.
+func (e *Engine) Place(c *Class, ids []model.InstanceID, out []Placement) []Placement {
+	c.asked += len(ids)
+	e.judge(c)
+	ids = ids[:c.role.room(&c.vector, len(ids))]
+	if len(ids) == 0 {
+		return out
+	}
+	if e.once(c, len(ids)) {
+		return e.placeFew(c, ids, out)
+	}
+	f := e.fieldOf(c)
+	for _, id := range ids {
+		k := f.best()
+		if k == none {
+			break
+		}
+		r := f.cells[k].heap[0]
+		out = append(out, e.take(id, c, r))
+		f.placed(e, k, r)
+	}
+	return out
+}
+
+// Learn takes note that places for n more instances of c will be asked for, so that the policy can keep room for what is
+// like them.
+func (e *Engine) Learn(c *Class, n int) {
+	if l, ok := c.policy.(policy.Learner); ok {
+		l.Learn(&c.ask, n)
+	}
+}
+
+// once reports whether a class is not worth a field: it has few instances, and has not come before.
+func (e *Engine) once(c *Class, n int) bool {
+	return len(e.info) > e.small && len(c.rules.cells)+len(c.rules.soft) == 0 && e.fields[c.sign] == nil && 32*c.asked < len(e.info)
+}
+
+// placeFew places without a field.
+func (e *Engine) placeFew(c *Class, ids []model.InstanceID, out []Placement) []Placement {
+	for _, id := range ids {
+		t := e.catchUpTree()
+		from := 0
+		if c.scatter {
+			from = e.wander()
+		}
+		r := t.search(e, c, from)
+		if r == none {
+			break
+		}
+		out = append(out, e.take(id, c, r))
+	}
+	return out
+}
+
+// wander returns a leaf to begin a search at, so that searches that look at a few nodes look at all by and by.
+func (e *Engine) wander() int {
+	e.tick++
+	x := e.tick * 0x9e3779b97f4a7c15
+	x ^= x >> 29
+	return int(x % uint64(max(1, len(e.info))))
+}
+
+// PlaceOn gives an instance a place on one node, if it fits there.
+func (e *Engine) PlaceOn(c *Class, id model.InstanceID, node model.NodeID) (Placement, bool) {
+	r, ok := e.rows[node]
+	e.judge(c)
+	if !ok || c.role.room(&c.vector, 1) == 0 || !e.able(c, r) || !e.fits(c, r) || !e.rulesAllow(c, r) {
+		return Placement{}, false
+	}
+	return e.take(id, c, r), true
+}
+
+// rulesAllow reports whether the required rules of c let one more instance in on a row that is able.
+func (e *Engine) rulesAllow(c *Class, r int32) bool {
+	if len(c.rules.cells) == 0 {
+		return true
+	}
+	f := e.fieldOf(c)
+	k := f.cell[r]
+	return k != none && f.cells[k].open && f.group.allows(f, k)
+}
