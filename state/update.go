@@ -156,13 +156,13 @@ func (db *DB) commit(batch []*request) (uint64, error) {
 	}
 	db.mu.Lock()
 	base := db.cur.Load()
-	sum := newTx(base.clone(), base)
+	sum := newTx(base.clone())
 	db.mu.Unlock()
 	var term Term
 	for _, r := range batch {
 		tx := sum
 		if len(batch) > 1 {
-			tx = newTx(sum.t.clone(), base)
+			tx = newTx(sum.t.clone())
 		}
 		if !r.run(tx) {
 			if len(batch) == 1 {
