@@ -13,7 +13,7 @@ import (
 )
 
 // maxBatch bounds how many reports, and messages without any, go into one transaction.
-const maxBatch = 5000
+const maxBatch = 2000
 
 // up is one message of an agent, and where its sender waits.
 type up struct {
