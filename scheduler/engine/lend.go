@@ -35,7 +35,7 @@ func (e *Engine) Lend(l Loan) error {
 	if z := l.Resources; z.CPUs < 0 || z.Memory < 0 || z.Disk < 0 {
 		return fmt.Errorf("loan %s asks for a negative amount", l.ID)
 	}
-	n := loan{row: r, role: e.roles.of(l.Role), take: amounts(l.Resources), gpus: mergeShares(slices.Clone(l.GPUs)), ports: l.Ports}
+	n := loan{row: r, role: e.roles.of(l.Role), take: amounts(l.Resources), gpus: sumShares(l.GPUs), ports: slices.Clone(l.Ports)}
 	if !within(n.take, e.free[r]) { // what is reserved for a role is not lent: its own work may come for it
 		return fmt.Errorf("node %s has less free", e.info[r].Name)
 	}
@@ -57,6 +57,19 @@ func (e *Engine) Lend(l Loan) error {
 	e.loans[l.ID] = n
 	e.settleLoan(n, 1)
 	return nil
+}
+
+// sumShares returns one share for each device.
+func sumShares(list []model.GPUShare) []model.GPUShare {
+	var out []model.GPUShare
+	for _, g := range list {
+		if n := slices.IndexFunc(out, func(o model.GPUShare) bool { return o.ID == g.ID }); n >= 0 {
+			out[n].Share += g.Share
+		} else {
+			out = append(out, g)
+		}
+	}
+	return out
 }
 
 func (e *Engine) deviceHas(r int32, g model.GPUShare) bool {
