@@ -154,8 +154,8 @@ func (e *Engine) Class(a Ask) *Class {
 		}
 	}
 	for _, con := range a.Constraints {
-		if f := e.filter(con); f != nil {
-			c.filters = append(c.filters, f)
+		if filters(con) {
+			c.filters = append(c.filters, e.filter(con))
 		}
 	}
 	c.group = e.groupOf(&a)
@@ -174,10 +174,22 @@ func (e *Engine) unref(c *Class) {
 	if c.live--; c.live > 0 {
 		return
 	}
+	e.dropField(c)
 	e.dropRules(c)
+	e.dropFilters(c)
 	e.dropAntis(c)
 	if c.group.classes--; c.group.classes == 0 {
 		delete(e.groups, c.group.key)
+		for _, t := range c.group.tallies {
+			e.leave(t.name)
+		}
+	}
+}
+
+// dropField forgets the field that c was the last to use.
+func (e *Engine) dropField(c *Class) {
+	if f := e.fields[c.sign]; f != nil && f.class == c {
+		delete(e.fields, c.sign)
 	}
 }
 
@@ -186,10 +198,15 @@ func (e *Engine) judge(c *Class) {
 	if c.gen == e.antiGen && c.sign != "" {
 		return
 	}
-	e.dropRules(c)
+	old := c.rules
 	e.makeRules(c)
+	e.dropList(old.all)
 	c.gen = e.antiGen
-	c.sign = c.signature(e)
+	sign := c.signature(e)
+	if sign != c.sign {
+		e.dropField(c)
+	}
+	c.sign = sign
 }
 
 // signature names what classes must have in common to share a field.
@@ -234,10 +251,8 @@ func (c *Class) signature(e *Engine) string {
 		}
 	}
 	number(-1)
-	for _, con := range c.Constraints {
-		if e.filter(con) == nil {
-			continue
-		}
+	for _, f := range c.filters {
+		con := &f.of
 		text(con.Attribute)
 		text(string(con.Operator))
 		text(con.Value)

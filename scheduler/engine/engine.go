@@ -72,6 +72,7 @@ type Engine struct {
 	antis    []anti
 	antiGen  uint64 // counts changes of antis
 	tallyGen uint64 // counts changes of tallies
+	counts   uint64 // counts changes of all tallies
 	groups   map[groupKey]*group
 
 	pages   []*[holdPage]hold

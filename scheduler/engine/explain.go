@@ -151,9 +151,9 @@ func (a *asked) static(r int32) {
 	if a.failed {
 		return
 	}
-	for _, con := range c.Constraints {
-		if f := a.e.filter(con); f != nil && !f.passes(r) {
-			a.excluded(constraintWords(con))
+	for _, f := range c.filters {
+		if !f.passes(r) {
+			a.excluded(constraintWords(f.of))
 			return
 		}
 	}

@@ -46,6 +46,9 @@ func (e *Engine) Lend(l Loan) error {
 		}
 		n.vec.gpus += int64(g.Share)
 	}
+	if !e.lendable(r, n.gpus) {
+		return fmt.Errorf("devices of node %s are reserved", e.info[r].Name)
+	}
 	for i, p := range l.Ports {
 		if p == 0 || slices.Contains(l.Ports[:i], p) || e.ports[r].taken[tcp].has(p) || e.ports[r].taken[udp].has(p) {
 			return fmt.Errorf("port %d of node %s is not free", p, e.info[r].Name)
@@ -70,6 +73,24 @@ func sumShares(list []model.GPUShare) []model.GPUShare {
 		}
 	}
 	return out
+}
+
+// lendable reports whether devices can be lent and those that are reserved are still there.
+func (e *Engine) lendable(r int32, shares []model.GPUShare) bool {
+	b := e.booked[r]
+	if b == nil || len(shares) == 0 {
+		return true
+	}
+	reserved := int64(0)
+	for n := range b.list {
+		reserved += b.list[n].left
+	}
+	var takes []deviceTake
+	for _, g := range shares {
+		d := slices.IndexFunc(e.info[r].GPUs, func(o model.GPUDevice) bool { return o.ID == g.ID })
+		takes = append(takes, deviceTake{device: int32(d), amount: int32(g.Share)})
+	}
+	return e.leaves(r, reserved, takes)
 }
 
 func (e *Engine) deviceHas(r int32, g model.GPUShare) bool {

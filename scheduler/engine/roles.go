@@ -362,7 +362,11 @@ func (e *Engine) devicesSpare(c *Class, r int32, b *booking) bool {
 		return true
 	}
 	_, named := e.cost(c, r)
-	takes := e.choose(c, r, named)
+	return e.leaves(r, others, e.choose(c, r, named))
+}
+
+// leaves reports whether, without what is taken, a row still has the devices that are reserved.
+func (e *Engine) leaves(r int32, reserved int64, takes []deviceTake) bool {
 	whole, most := int64(0), int64(0)
 	for d, free := range e.gpu[r].free {
 		for _, t := range takes {
@@ -376,6 +380,6 @@ func (e *Engine) devicesSpare(c *Class, r int32, b *booking) bool {
 			most = max(most, int64(free))
 		}
 	}
-	rest := others - whole*wholeDevice
+	rest := reserved - whole*wholeDevice
 	return rest <= 0 || rest < wholeDevice && rest <= most
 }
