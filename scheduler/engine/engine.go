@@ -88,8 +88,10 @@ type Engine struct {
 	small   int // up to how many nodes every class has a field
 	fields  map[string]*field
 	tree    tree
-	tick    uint64 // counts uses of fields
-	walks   uint64 // counts walks of the tree
+	tick    uint64   // counts uses of fields
+	walks   uint64   // counts walks of the tree
+	pass    uint64   // counts passes over the log
+	passed  []uint64 // by row: the last one that met it
 	scratch policy.Node
 	key     []byte
 	choice  []deviceTake
@@ -143,7 +145,7 @@ func (e *Engine) row(id model.NodeID) int32 {
 	e.free, e.total = append(e.free, policy.Amounts{}), append(e.total, policy.Amounts{})
 	e.kept, e.booked = append(e.kept, policy.Amounts{}), append(e.booked, nil)
 	e.ports, e.gpu, e.custom = append(e.ports, &nodePorts{}), append(e.gpu, devices{}), append(e.custom, nil)
-	e.first = append(e.first, none)
+	e.first, e.passed = append(e.first, none), append(e.passed, 0)
 	for _, a := range e.attrs {
 		a.value = append(a.value, none)
 	}

@@ -139,8 +139,12 @@ func (f *field) catchUp(e *Engine) {
 		return
 	}
 	able := false
+	e.pass++
 	for _, r := range rows {
-		able = f.update(e, r) || able
+		if e.passed[r] != e.pass {
+			e.passed[r] = e.pass
+			able = f.update(e, r) || able
+		}
 	}
 	f.seen = e.now()
 	if able || f.moved != changed(c.rules.cells) {

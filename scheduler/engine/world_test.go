@@ -27,6 +27,7 @@ type world struct {
 	loans map[string]Loan
 	roles []model.Role
 	made  int
+	small bool // a node has, or had, more on it than it has
 }
 
 type placed struct {
@@ -262,8 +263,9 @@ func (w *world) lacks(a Ask, n Node) string {
 		gpus[d.ID] = 1000
 	}
 	custom := map[string]model.Units{}
+	items := map[string][]string{}
 	for name, c := range n.Custom {
-		custom[name] = c.Total()
+		custom[name], items[name] = c.Total(), slices.Clone(c.Items)
 	}
 	uses := map[model.RoleID]model.Resources{}
 	for _, p := range w.on {
@@ -285,6 +287,7 @@ func (w *world) lacks(a Ask, n Node) string {
 		}
 		for name, u := range p.ask.Custom {
 			custom[name] -= u
+			items[name] = slices.DeleteFunc(items[name], func(i string) bool { return slices.Contains(p.Items[name], i) })
 		}
 	}
 	for _, l := range w.loans {
@@ -328,7 +331,7 @@ func (w *world) lacks(a Ask, n Node) string {
 		return "lacks ports"
 	}
 	for name, u := range a.Custom {
-		if custom[name] < u {
+		if custom[name] < u || len(n.Custom[name].Items) > 0 && 1000*model.Units(len(items[name])) < u {
 			return "lacks " + name
 		}
 	}
@@ -499,13 +502,13 @@ func (w *world) release(id model.InstanceID) {
 
 func (w *world) audit() {
 	w.t.Helper()
-	if err := w.e.Audit(); err != nil {
+	if err := w.e.audit(w.small); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
 // life does random things to a small cluster.
-func life(t *testing.T, seed uint64, small, steps int) {
+func life(t *testing.T, seed uint64, small, steps int, shrink bool) {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	w := newWorld(t, small)
 	pick := func(list ...string) string { return list[rnd.IntN(len(list))] }
@@ -561,7 +564,7 @@ func life(t *testing.T, seed uint64, small, steps int) {
 			a.Ports = a.Ports[:1]
 		}
 		if rnd.IntN(4) == 0 {
-			a.Custom = map[string]model.Units{"licence": 500, "slot": 1000}
+			a.Custom = map[string]model.Units{"licence": 500, "slot": []model.Units{500, 1000, 1500}[rnd.IntN(3)]}
 		}
 		for range rnd.IntN(3) {
 			c := model.Constraint{Attribute: pick("hostname", "rack", "zone", "region"), Operator: model.Operator(pick("UNIQUE", "CLUSTER", "GROUP_BY", "LIKE", "UNLIKE", "MAX_PER", "IS"))}
@@ -595,7 +598,7 @@ func life(t *testing.T, seed uint64, small, steps int) {
 		}
 	}
 	for step := range steps {
-		switch k := rnd.IntN(14); {
+		switch k := rnd.IntN(15); {
 		case k < 7:
 			w.place(classes[rnd.IntN(len(classes))], 1+rnd.IntN(4))
 		case k < 10 && len(w.on) > 0:
@@ -605,7 +608,9 @@ func life(t *testing.T, seed uint64, small, steps int) {
 			i := rnd.IntN(len(w.ids))
 			n := node(i)
 			old := w.nodes[n.ID]
-			n.Capacity, n.GPUs, n.Custom, n.Ports = old.Capacity, old.GPUs, old.Custom, old.Ports // else it might be overcommitted by its own fault
+			if w.small = w.small || shrink && rnd.IntN(2) == 0; !w.small {
+				n.Capacity, n.GPUs, n.Custom, n.Ports = old.Capacity, old.GPUs, old.Custom, old.Ports // else it might be overcommitted by its own fault
+			}
 			w.setNode(n)
 		case k == 11:
 			w.res = nil
@@ -630,19 +635,91 @@ func life(t *testing.T, seed uint64, small, steps int) {
 			if w.e.Lend(l) == nil {
 				w.loans[l.ID] = l
 			}
-		default:
-			for id := range w.loans {
+		case k == 13:
+			for _, id := range slices.Sorted(maps.Keys(w.loans)) {
 				w.e.TakeBack(id)
 				delete(w.loans, id)
 				break
 			}
+		default: // its instances stay, and count with those of the new one
+			i := rnd.IntN(len(classes))
+			w.e.Drop(classes[i])
+			classes[i] = w.e.Class(classes[i].Ask)
 		}
 		w.audit()
 	}
+	w.end(rnd, classes)
+}
+
+// end gives everything back, in any order, and checks that nothing is left.
+func (w *world) end(rnd *rand.Rand, classes []*Class) {
+	var last []func()
+	for _, c := range classes {
+		last = append(last, func() { w.e.Drop(c) })
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.on)) {
+		last = append(last, func() { w.release(id) })
+	}
+	rnd.Shuffle(len(last), func(i, j int) { last[i], last[j] = last[j], last[i] })
+	for _, fn := range last {
+		fn()
+		w.audit()
+	}
+	for id := range w.loans {
+		w.e.TakeBack(id)
+	}
+	for id := range w.vols {
+		w.e.RemoveVolume(id)
+	}
+	w.e.SetReservations(nil)
+	w.audit()
+	if left := leftovers(w.e); left != "" {
+		w.t.Fatalf("everything was given back, but there are %s", left)
+	}
+}
+
+// leftovers names what an engine keeps of classes and instances though there are none.
+func leftovers(e *Engine) string {
+	var left []string
+	for name, n := range map[string]int{
+		"fields": len(e.fields), "filters": len(e.filters), "tallies": len(e.tallies), "groups": len(e.groups), "antis": len(e.antis),
+		"attributes": len(e.attrs), "holds": len(e.index), "claims": len(e.claims), "volumes": len(e.volumes), "loans": len(e.loans),
+	} {
+		if n > 0 {
+			left = append(left, fmt.Sprintf("%d %s", n, name))
+		}
+	}
+	for r := range int32(len(e.info)) {
+		if e.free[r] != e.total[r] {
+			left = append(left, fmt.Sprintf("%+v taken of %s", minus(e.total[r], e.free[r]), e.info[r].ID))
+		}
+		for d, free := range e.gpu[r].free {
+			if free != wholeDevice || e.gpu[r].owed[d] != 0 {
+				left = append(left, fmt.Sprintf("%d of device %d", free, d))
+			}
+		}
+		for name, s := range e.custom[r] {
+			if n := e.info[r].Custom[name]; s.free != n.Total() || s.left != len(s.items) {
+				left = append(left, name)
+			}
+		}
+		for proto := range e.ports[r].taken {
+			if n := e.ports[r].taken[proto].count(model.PortRange{First: 1, Last: 65535}); n > 0 {
+				left = append(left, fmt.Sprintf("%d ports", n))
+			}
+		}
+	}
+	for id, r := range e.roles.all {
+		if !equal(r.used, vector{}) || !equal(r.going, vector{}) {
+			left = append(left, "use of "+string(id))
+		}
+	}
+	return strings.Join(left, ", ")
 }
 
 // Whatever happens, no node is overcommitted, nothing is given twice, every rule holds at the moment of placing, and an
-// instance is refused only when truly no node takes it; with fields, and with the tree alone.
+// instance is refused only when truly no node takes it; with fields, and with the tree alone; also while nodes change and
+// shrink below what is on them. When all is given back, nothing is left.
 func TestAgainstWorld(t *testing.T) {
 	seeds := 400
 	if s, err := strconv.Atoi(os.Getenv("GANTRY_SEEDS")); err == nil {
@@ -650,7 +727,7 @@ func TestAgainstWorld(t *testing.T) {
 	}
 	for seed := range uint64(seeds) {
 		small := []int{smallCluster, 0}[seed%2]
-		life(t, seed, small, 60)
+		life(t, seed, small, 60, seed%4 > 1)
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
