@@ -154,12 +154,8 @@ func (e *Engine) Leaving(id model.InstanceID, leaving bool) {
 	if !ok || e.at(h).leaving == leaving {
 		return
 	}
-	n := int64(1)
-	if !leaving {
-		n = -1
-	}
 	e.at(h).leaving = leaving
-	e.at(h).class.role.leave(&e.at(h).class.vector, n)
+	e.depart(h, leaving)
 }
 
 // take gives an instance its place on a row where it fits, on the device that the policy named, if any.

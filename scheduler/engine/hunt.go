@@ -215,7 +215,6 @@ func (s *hunt) add(i, breaks int) bool {
 	}
 	s.lost[app]++
 	s.lift(s.list[i], true)
-	x.class.role.leave(&x.class.vector, 1)
 	s.took = append(s.took, i)
 	return true
 }
@@ -229,7 +228,6 @@ func (s *hunt) drop(n int) {
 	}
 	s.lost[app]--
 	s.lift(s.list[s.took[n]], false)
-	x.class.role.leave(&x.class.vector, -1)
 	s.took = slices.Delete(s.took, n, n+1)
 }
 

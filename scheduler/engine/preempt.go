@@ -187,7 +187,11 @@ func (r *role) giving(v *vector, other *role) bool {
 // try finds the best victims on a row, or nil when there are none, or none that are better than those of best.
 func (e *Engine) try(c *Class, r int32, spare func(model.AppID) int, best *trial) *trial {
 	sum := e.freeFor(c.role, r)
-	s := hunt{e: e, c: c, row: r, spare: spare, best: best, fits: func() bool { return e.fits(c, r) }, lift: e.lift}
+	s := hunt{e: e, c: c, row: r, spare: spare, best: best, fits: func() bool { return e.fits(c, r) }}
+	s.lift = func(h int32, up bool) {
+		e.lift(h, up)
+		e.depart(h, up)
+	}
 	for h := e.first[r]; h != none; h = e.at(h).next {
 		x := e.at(h)
 		if !x.leaving {
@@ -264,25 +268,27 @@ func (e *Engine) lift(n int32, up bool) {
 	}
 }
 
+// depart counts a hold among those that leave its role, or no longer.
+func (e *Engine) depart(h int32, up bool) {
+	n := int64(1)
+	if !up {
+		n = -1
+	}
+	c := e.at(h).class
+	c.role.leave(&c.vector, n)
+}
+
 // preemptQuota finds victims in the role of c, wherever they are, so that no limit keeps one more instance out.
 func (e *Engine) preemptQuota(c *Class, id model.InstanceID, spare func(model.AppID) int) (Preemption, bool) {
-	var ended vector
-	s := hunt{e: e, c: c, row: none, spare: spare}
+	s := hunt{e: e, c: c, row: none, spare: spare, lift: e.depart}
 	s.fits = func() bool {
 		for r := c.role; r != nil; r = r.parent {
-			used := r.used.sub(r.going).sub(ended)
+			used := r.used.sub(r.going)
 			if !each(&r.set.Limit, &used, &c.vector, func(_ string, limit, used, one int64) bool { return one == 0 || used+one <= limit }) {
 				return false
 			}
 		}
 		return true
-	}
-	s.lift = func(h int32, up bool) {
-		n := int64(1)
-		if !up {
-			n = -1
-		}
-		ended.count(&e.at(h).class.vector, n)
 	}
 	s.short = func(int64) bool { return false }
 	for h := range e.all {

@@ -312,3 +312,136 @@ func TestPreemptAgainstAllSets(t *testing.T) {
 		t.Errorf("only %d preemptions were open at the end: the test tests little", found)
 	}
 }
+
+// Who is ended for a role that is at its limit is the least harmful of all sets that bring it, and the roles above it, below.
+func TestPreemptQuotaAgainstAllSets(t *testing.T) {
+	found := 0
+	for seed := range uint64(400) {
+		s := newSiege(t, seed)
+		s.setNode(Node{ID: "large", Pool: "default", Capacity: model.Resources{CPUs: 100_000, Memory: 500 * model.GiB}})
+		for range 12 {
+			c := s.classes[s.rnd.IntN(len(s.classes))]
+			s.made++
+			id := model.InstanceID(fmt.Sprint("i", s.made))
+			if p, ok := s.e.PlaceOn(c, id, "large"); ok {
+				s.on[id] = placed{p, c.Ask}
+			}
+		}
+		limits := map[model.RoleID]model.CPU{}
+		for i := range s.roles {
+			limit := s.uses(s.roles[i].ID, nil) - model.CPU(s.rnd.IntN(4))*500 // below use, even
+			s.roles[i].Limit.CPUs, limits[s.roles[i].ID] = &limit, limit
+		}
+		s.e.SetRoles(s.roles)
+		for range 20 {
+			c := s.classes[s.rnd.IntN(len(s.classes))]
+			a := c.Ask
+			if s.e.roles.of(a.Role).room(&c.vector, 1) > 0 {
+				continue
+			}
+			room := func(gone map[model.InstanceID]bool) bool {
+				for r := a.Role; r != ""; r = r.Parent() {
+					if limit, has := limits[r]; has && s.uses(r, gone)+a.Need.CPUs > limit && a.Need.CPUs > 0 {
+						return false
+					}
+				}
+				return true
+			}
+			var list []model.InstanceID
+			for id, p := range s.on {
+				if p.ask.Role.Within(a.Role) && p.ask.Priority < a.Priority && !s.leaving[id] {
+					list = append(list, id)
+				}
+			}
+			var want price
+			can := false
+			for set := range 1 << len(list) {
+				var ended []model.InstanceID
+				gone := maps.Clone(s.leaving)
+				for i, id := range list {
+					if set&(1<<i) != 0 {
+						ended, gone[id] = append(ended, id), true
+					}
+				}
+				if p := s.price(ended); room(gone) && (!can || p.compare(want) < 0) {
+					want, can = p, true
+				}
+			}
+			p, ok := s.e.Preempt(c, "new", func(a model.AppID) int { return s.spares[a] })
+			var ended []model.InstanceID
+			for _, v := range p.Victims {
+				ended = append(ended, v.ID)
+			}
+			if got := s.price(ended); ok != (can && want.count > 0) || ok && got != want {
+				t.Fatalf("seed %d: %v are ended (%v), which costs %+v; want %+v (%v)", seed, p.Victims, ok, got, want, can)
+			}
+			for _, v := range p.Victims {
+				found++
+				s.leaving[v.ID] = true
+				s.spares[v.App]--
+			}
+			s.audit()
+		}
+	}
+	if found < 100 {
+		t.Errorf("only %d victims were found: the test tests little", found)
+	}
+}
+
+// On a cluster larger than what one search compares, searches take turns on all nodes: that the first ones have dear
+// victims is not the end of it.
+func TestSearchForVictimsGoesRound(t *testing.T) {
+	e := New(Config{})
+	e.SetRoles([]model.Role{{ID: "/a"}})
+	need := model.Resources{CPUs: 1000, Memory: model.GiB}
+	spare := func(model.AppID) int { return 1 << 20 }
+	var classes []*Class
+	for p := range 3 {
+		classes = append(classes, e.Class(Ask{App: model.AppID(fmt.Sprint("/p", p)), Priority: p, Need: need}))
+	}
+	const nodes = 3 * maxLooked
+	for i := range nodes {
+		id := model.NodeID(fmt.Sprintf("n%04d", i))
+		e.SetNode(Node{ID: id, Capacity: need})
+		c := classes[1]
+		if i >= 2*maxLooked {
+			c = classes[0]
+		}
+		e.PlaceOn(c, model.InstanceID(fmt.Sprint("i", i)), id)
+	}
+	cheap := 0
+	for i := range 9 {
+		p, ok := e.Preempt(classes[2], model.InstanceID(fmt.Sprint("new", i)), spare)
+		if !ok || len(p.Victims) != 1 {
+			t.Fatalf("search %d found %+v", i, p)
+		}
+		if p.Victims[0].Priority == 0 {
+			cheap++
+		}
+	}
+	if cheap < 3 {
+		t.Errorf("%d of 9 searches found the cheap victims, which are on a third of the nodes", cheap)
+	}
+}
+
+// BenchmarkPreempt ends something on a full cluster with a hundred instances on each node.
+func BenchmarkPreempt(b *testing.B) {
+	e := New(Config{})
+	var wants []*Want
+	for i := range 2000 {
+		e.SetNode(Node{ID: model.NodeID(fmt.Sprint("n", i)), Capacity: model.Resources{CPUs: 100_000, Memory: 400 * model.GiB}})
+	}
+	for i := range 50 {
+		c := e.Class(Ask{App: model.AppID(fmt.Sprint("/a", i)), Priority: i, Need: model.Resources{CPUs: model.CPU(500 + i*20), Memory: model.Bytes(1+i%4) * model.GiB}})
+		wants = append(wants, &Want{Class: c, IDs: names(fmt.Sprint("a", i), 4000)})
+	}
+	e.PlaceAll(wants, nil)
+	c := e.Class(Ask{App: "/new", Priority: 90, Need: model.Resources{CPUs: 4000, Memory: 8 * model.GiB}})
+	n := 0
+	for b.Loop() {
+		n++
+		if _, ok := e.Preempt(c, model.InstanceID(fmt.Sprint("n", n)), func(model.AppID) int { return 100 }); !ok {
+			b.Fatal("nobody was found")
+		}
+	}
+}
