@@ -67,6 +67,11 @@ func (e *Engine) auditRow(r int32, shrunk bool) error {
 			for _, g := range l.gpus {
 				gpus[g.ID] += g.Share
 			}
+			for _, p := range l.ports {
+				if !e.ports[r].taken[tcp].has(p) || !e.ports[r].taken[udp].has(p) {
+					return fmt.Errorf("port %d, which is lent, is not marked", p)
+				}
+			}
 		}
 	}
 	if !e.known[r] {

@@ -20,9 +20,11 @@ func digest(e *Engine) string {
 		}
 		n := e.ports[r]
 		p("ports room %v span %v next %d", n.room, n.span, n.next)
-		for port := range 1 << 16 {
-			if t, u := n.taken[tcp].has(uint16(port)), n.taken[udp].has(uint16(port)); t || u {
-				p("port %d %v %v", port, t, u)
+		for proto := range n.taken {
+			for i, page := range n.taken[proto].pages {
+				if page != nil && *page != [16]uint64{} {
+					p("ports of page %d: %x", i, *page)
+				}
 			}
 		}
 		if e.booked[r] != nil {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -632,9 +633,10 @@ func life(t *testing.T, seed uint64, small, steps int, shrink bool) {
 			}
 		case k == 12:
 			l := Loan{ID: fmt.Sprint(step), Node: w.ids[rnd.IntN(len(w.ids))], Role: model.RoleID(pick("/", "/a")), Resources: model.Resources{CPUs: 300, Memory: model.GiB}, Ports: []uint16{uint16(1000 + rnd.IntN(8))}}
-			if w.e.Lend(l) == nil {
-				w.loans[l.ID] = l
+			for range rnd.IntN(3) {
+				l.GPUs = append(l.GPUs, model.GPUShare{ID: pick("0", "1", "2"), Share: model.GPU(100 + rnd.IntN(900))})
 			}
+			w.lend(l)
 		case k == 13:
 			for _, id := range slices.Sorted(maps.Keys(w.loans)) {
 				w.e.TakeBack(id)
@@ -647,8 +649,94 @@ func life(t *testing.T, seed uint64, small, steps int, shrink bool) {
 			classes[i] = w.e.Class(classes[i].Ask)
 		}
 		w.audit()
+		if step%4 == 0 {
+			w.explained(classes[rnd.IntN(len(classes))])
+		}
 	}
 	w.end(rnd, classes)
+}
+
+// lend lends what is free, and only that.
+func (w *world) lend(l Loan) {
+	n := w.nodes[l.Node]
+	a := Ask{Role: "/none", Need: l.Resources}
+	why := w.lacks(a, n)
+	for _, p := range l.Ports {
+		a.Ports = []PortWant{{Port: p}}
+		tcp := w.lacks(a, n)
+		a.Ports[0].UDP = true
+		why = cmp.Or(why, tcp, w.lacks(a, n))
+	}
+	a = Ask{Role: l.Role, Need: l.Resources}
+	why = cmp.Or(why, n.Shut, w.limited(a))
+	free := map[string]model.GPU{}
+	for _, d := range n.GPUs {
+		free[d.ID] = 1000
+	}
+	take := func(shares []model.GPUShare) {
+		for _, g := range shares {
+			free[g.ID] -= g.Share
+		}
+	}
+	for _, p := range w.on {
+		if p.Node == l.Node {
+			take(p.GPUs)
+		}
+	}
+	for _, o := range w.loans {
+		if o.Node == l.Node {
+			take(o.GPUs)
+		}
+	}
+	take(l.GPUs)
+	for _, g := range l.GPUs {
+		if free[g.ID] < 0 {
+			why = cmp.Or(why, "lacks a device")
+		}
+	}
+	before := digest(w.e)
+	switch err := w.e.Lend(l); {
+	case (err == nil) != (why == ""):
+		w.t.Fatalf("lend %+v: %v; want %q", l, err, why)
+	case err == nil:
+		w.loans[l.ID] = l
+	default:
+		same(w.t, "a loan that was refused", before, digest(w.e))
+	}
+}
+
+// explained checks that the funnel of a class adds up, and that it and the word on each node are what is the case.
+func (w *world) explained(c *Class) {
+	w.e.judge(c) // which may make tallies
+	before := digest(w.e)
+	f, why := w.e.Explain(c)
+	left := f.Nodes
+	for _, s := range f.Steps {
+		if left -= s.Removed; s.Removed <= 0 || s.Left != left || s.Why == "" {
+			w.t.Fatalf("step %+v of %+v leaves %d", s, f, left)
+		}
+	}
+	if f.Nodes != len(w.ids) || left != f.Fit {
+		w.t.Fatalf("%d nodes fit, %d are left of %d: %+v", f.Fit, left, f.Nodes, f)
+	}
+	limited := w.limited(c.Ask) != ""
+	if why.Text == "" || (f.Reason == "") != (f.Fit > 0 && !limited) {
+		w.t.Fatalf("%d nodes fit, and the reason is %q, %q", f.Fit, f.Reason, why.Text)
+	}
+	fit := 0
+	for _, id := range w.ids {
+		takes := w.refuses(c.Ask, id) == ""
+		if takes {
+			fit++
+		}
+		if on := w.e.ExplainOn(c, id); (on.Text == "") != (takes && !limited) {
+			w.t.Fatalf("%s: %q, but %q\nask: %+v", id, on.Text, w.refuses(c.Ask, id), c.Ask)
+		}
+	}
+	if fit != f.Fit {
+		w.t.Fatalf("%d nodes fit, not %d: %+v\nask: %+v", fit, f.Fit, f, c.Ask)
+	}
+	same(w.t, "explaining", before, digest(w.e))
 }
 
 // end gives everything back, in any order, and checks that nothing is left.
