@@ -51,16 +51,24 @@ func digest(e *Engine) string {
 	var counts []string
 	for key, g := range e.groups {
 		for _, t := range g.tallies {
-			counts = append(counts, fmt.Sprintf("group %v by %s: %d %v %v", key, t.name, t.total, t.few, t.many))
+			counts = append(counts, fmt.Sprintf("group %v by %s: %d %v %v", key, t.name, t.total, trim(t.few), t.many))
 		}
 	}
 	for key, t := range e.tallies {
-		counts = append(counts, fmt.Sprintf("tally %v: %d %v %v", key, t.total, t.few, t.many))
+		counts = append(counts, fmt.Sprintf("tally %v: %d %v %v", key, t.total, trim(t.few), t.many))
 	}
 	slices.Sort(counts)
 	p("%s", strings.Join(counts, "\n"))
 	p("volumes %v loans %v claims %v index %d", e.volumes, e.loans, e.claims, len(e.index))
 	return b.String()
+}
+
+// trim returns counts without the zeros at their end.
+func trim(list []int32) []int32 {
+	for len(list) > 0 && list[len(list)-1] == 0 {
+		list = list[:len(list)-1]
+	}
+	return list
 }
 
 // same reports a difference between two digests.

@@ -508,12 +508,11 @@ func (w *world) audit() {
 	}
 }
 
-// life does random things to a small cluster.
-func life(t *testing.T, seed uint64, small, steps int, shrink bool) {
-	rnd := rand.New(rand.NewPCG(seed, 1))
-	w := newWorld(t, small)
-	pick := func(list ...string) string { return list[rnd.IntN(len(list))] }
-	node := func(i int) Node {
+// people makes a small cluster, and classes for it, at random. node makes another node.
+func people(t testing.TB, rnd *rand.Rand, small int) (w *world, classes []*Class, node func(i int) Node) {
+	w = newWorld(t, small)
+	pick := picker(rnd)
+	node = func(i int) Node {
 		n := Node{
 			ID: model.NodeID(fmt.Sprintf("n%d", i)), Name: fmt.Sprintf("h%d", i), Pool: "default", OCI: model.Ability{OK: rnd.IntN(5) > 0},
 			Capacity:   model.Resources{CPUs: model.CPU(rnd.IntN(8)) * 1000, Memory: model.Bytes(rnd.IntN(16)) * model.GiB, Disk: 100 * model.GiB},
@@ -543,7 +542,6 @@ func life(t *testing.T, seed uint64, small, steps int, shrink bool) {
 	cpus := model.CPU(6000)
 	w.roles = []model.Role{{ID: "/a", Limit: model.Quota{CPUs: &cpus}}, {ID: "/a/b"}, {ID: "/c"}}
 	w.e.SetRoles(w.roles)
-	var classes []*Class
 	for i := range 8 {
 		a := Ask{
 			App: model.AppID(pick("/g/x", "/g/y", "/z", "/g/w")), Template: fmt.Sprintf("t%d", i), Count: 1 + rnd.IntN(20), Role: model.RoleID(pick("/", "/a", "/a/b", "/c")),
@@ -598,6 +596,18 @@ func life(t *testing.T, seed uint64, small, steps int, shrink bool) {
 			classes = append(classes, w.e.Class(a))
 		}
 	}
+	return w, classes, node
+}
+
+func picker(rnd *rand.Rand) func(...string) string {
+	return func(list ...string) string { return list[rnd.IntN(len(list))] }
+}
+
+// life does random things to a small cluster.
+func life(t *testing.T, seed uint64, small, steps int, shrink bool) {
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	w, classes, node := people(t, rnd, small)
+	pick := picker(rnd)
 	for step := range steps {
 		switch k := rnd.IntN(15); {
 		case k < 7:
