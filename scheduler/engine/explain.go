@@ -151,9 +151,9 @@ func (a *asked) static(r int32) {
 	if a.failed {
 		return
 	}
-	for _, con := range c.Constraints {
-		if f := a.e.filter(con); f != nil && !f.passes(r) {
-			a.excluded(constraintWords(con))
+	for _, f := range c.filters {
+		if !f.passes(r) {
+			a.excluded(constraintWords(f.of))
 			return
 		}
 	}
@@ -212,8 +212,15 @@ func (a *asked) resources(r int32) {
 	}
 	for _, w := range c.custom {
 		have := model.Units(0)
-		if s := e.custom[r][w.name]; s != nil {
-			have = s.free
+		s := e.custom[r][w.name]
+		if s.has(&w) {
+			continue
+		}
+		if s != nil {
+			have = max(0, s.free)
+			if len(s.items) > 0 {
+				have = min(have, model.Units(s.left)*1000)
+			}
 		}
 		a.custom(r, w, have)
 	}
@@ -221,9 +228,6 @@ func (a *asked) resources(r int32) {
 }
 
 func (a *asked) custom(r int32, w customWant, have model.Units) {
-	if have >= w.amount {
-		return
-	}
 	x := a.cause("custom "+w.name, func(x *cause) string {
 		return fmt.Sprintf("%s %s: wants %s, most free is %s on %s", x.lack(), w.name, w.amount, model.Units(x.most), x.text)
 	})
