@@ -8,7 +8,7 @@ import (
 // Pack packs tightly while keeping room for what is asked for. It imagines the future of a node: the next asks come, drawn
 // from those of late, and take what they find until too many in a row of draws found no room. What is then left of the
 // node is stranded, and the mean over several such futures is the node's waste. An instance goes where the waste grows
-// least. So the processors beside idle devices are kept for those who ask for devices, whole devices for those who ask
+// least; besides, a tenth as much, what is free and useless now counts. So the processors beside idle devices are kept for those who ask for devices, whole devices for those who ask
 // for whole ones, scarce models for those who insist on them, and remainders that something fits into exactly are
 // preferred to those that nothing does.
 //
@@ -30,8 +30,9 @@ type memo struct {
 // memos is how many states are remembered, a power of two. One that collides replaces the one before.
 const memos = 1 << 16
 
-// What is left of a node weighs so little that it only decides between nodes whose waste grows alike: the fuller wins.
+// What is free of a node weighs so little that it only decides between nodes whose waste grows about alike: the fuller wins.
 const (
+	tieGPU    = 0.003 / Whole    // for a thousandth of a device
 	tieCPU    = 1e-11            // for a thousandth of a core
 	tieMemory = 1e-6 / (1 << 40) // for a byte
 )
@@ -62,7 +63,7 @@ func (p *Pack) Cost(n *Node, a *Ask) (float64, int) {
 	s.free.CPU -= a.CPU
 	s.free.Memory -= a.Memory
 	s.free.Disk -= a.Disk
-	left := tieCPU*float64(s.free.CPU) + tieMemory*float64(s.free.Memory)
+	left := tieGPU*float64(n.gpuFree()) + tieCPU*float64(s.free.CPU) + tieMemory*float64(s.free.Memory)
 	if a.GPU == 0 {
 		return p.waste(&s) - before + left, -1
 	}
