@@ -28,7 +28,7 @@ type memo struct {
 }
 
 // memos is how many states are remembered, a power of two. One that collides replaces the one before.
-const memos = 1 << 16
+const memos = 1 << 17
 
 // What is free of a node weighs so little that it only decides between nodes whose waste grows about alike: the fuller wins.
 const (
@@ -108,11 +108,12 @@ type state struct {
 // grain is by how many bits amounts are shortened, so that fewer states have to be imagined.
 type grain struct{ cpu, memory, disk uint8 }
 
-// stateOf returns n as it is. States are told apart by about a thousandth of CPU, and less finely by the rest.
+// stateOf returns n as it is. States are told apart by a few thousandths of CPU, and less
+// finely by the rest.
 func stateOf(n *Node) state {
 	return state{
 		free: n.Free, node: n,
-		grain: grain{shorten(n.Total.CPU, 10), shorten(n.Total.Memory, 8), shorten(n.Total.Disk, 6)},
+		grain: grain{shorten(n.Total.CPU, 9), shorten(n.Total.Memory, 7), shorten(n.Total.Disk, 5)},
 		base:  mix(uint64(n.Total.CPU)<<32 ^ uint64(n.Total.Memory) ^ bits.RotateLeft64(uint64(n.Total.Disk), 17)),
 	}
 }
