@@ -123,7 +123,7 @@ func TestRandomIsSeeded(t *testing.T) {
 		}
 		return s
 	}
-	if draws(1) != draws(1) || draws(1) == draws(2) {
+	if first, again := draws(1), draws(1); first != again || first == draws(2) {
 		t.Error("what is drawn does not depend on the seed alone")
 	}
 	r := NewRandom(1)
