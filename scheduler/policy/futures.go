@@ -13,10 +13,11 @@ type futures struct {
 	mean   Amounts    // of what is asked for
 }
 
-// How far futures look. More of anything costs time and gains little.
+// How far futures look. More of anything costs time and gains little. Of a node with more room than the draws of a future
+// take, what is left over is just as much more; so the draws suffice.
 const (
 	futureCount = 32
-	futureDraws = 512 // of each future at most
+	futureDraws = 128 // of each future at most
 	futureFails = 10  // draws without room that end a future
 	futureStart = 4   // first draws of each, for which a node is looked at as it stands
 )

@@ -5,15 +5,15 @@ import (
 	"math/bits"
 )
 
-// Pack packs tightly while keeping room for what is asked for. It imagines the future of a node: the next asks come, drawn
-// from those of late, and take what they find until too many in a row of draws found no room. What is then left of the
-// node is stranded, and the mean over several such futures is the node's waste. An instance goes where the waste grows
-// least; besides, a tenth as much, what is free and useless now counts. So the processors beside idle devices are kept for those who ask for devices, whole devices for those who ask
-// for whole ones, scarce models for those who insist on them, and remainders that something fits into exactly are
-// preferred to those that nothing does.
+// Pack packs tightly while keeping room for what is asked for. It imagines futures of a node: asks come, drawn from those
+// of late, and take what they find until several found no room. What is left of the node in the mean over its futures is
+// its waste, together with, a tenth as much, what is free now and of no use to the first that come. An instance goes
+// where the waste grows least. So the processors beside idle devices are kept for those who ask for devices, whole devices
+// for those who ask for whole ones, scarce models for those who insist on them, and rests that something fits into
+// exactly are preferred to those that nothing does.
 //
 // All futures are drawn once per epoch and are the same for all nodes, so that costs differ by the nodes and not by luck.
-// The waste of a state that was met before is remembered.
+// The waste of a state that was met before is remembered. A Pack is not for several goroutines at once.
 type Pack struct {
 	recent  recent
 	futures futures

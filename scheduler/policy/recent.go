@@ -25,8 +25,8 @@ type run struct {
 const (
 	// window is how many instances are remembered. What came before has no say.
 	window = 8192
-	// mostOfOne is how many instances count of those that come at once, so that one large app is not all that is remembered.
-	mostOfOne = window / 8
+	// mostOfOne is how many instances count of those that come at once, so that a few large apps are not all that is remembered.
+	mostOfOne = window / 256
 	// drift is which part of the instances has to ask for something else before that matters.
 	drift = 0.15
 )
