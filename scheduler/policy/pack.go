@@ -30,9 +30,9 @@ type memo struct {
 // memos is how many states are remembered, a power of two. One that collides replaces the one before.
 const memos = 1 << 17
 
-// What is free of a node weighs so little that it only decides between nodes whose waste grows about alike: the fuller wins.
+// What is free of a node weighs little: the fuller of nodes wins whose waste grows about alike.
 const (
-	tieGPU    = 0.003 / Whole    // for a thousandth of a device
+	tieGPU    = 0.01 / Whole     // for a thousandth of a device
 	tieCPU    = 1e-11            // for a thousandth of a core
 	tieMemory = 1e-6 / (1 << 40) // for a byte
 )
