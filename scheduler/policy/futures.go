@@ -82,7 +82,7 @@ func (f *futures) waste(s *state) float64 {
 		devices += int64(r.sum)
 	}
 	count := float64(max(len(f.draws), 1))
-	return (float64(devices)/Whole + nowWorth*f.useless(&start) + otherWorth*f.worth(&n.Total, &left)) / count
+	return (float64(devices)/Whole + nowWorth*f.useless(&start) + otherWorth*f.worth(&left)) / count
 }
 
 // useless returns how many devices are free in r and of no use to what comes first, in the mean of that and summed up over
@@ -112,21 +112,10 @@ func (f *futures) play(r *room, draws []uint16) {
 	}
 }
 
-// worth returns how many average asks left could have been for, on a node with the given total. Of its resources the one
-// that runs out first counts, and the others by the fourth power of how close they are to that.
-func (f *futures) worth(total, left *Amounts) float64 {
-	part := [...]float64{share(left.CPU, total.CPU), share(left.Memory, total.Memory), share(left.Disk, total.Disk)}
-	need := [...]float64{share(f.mean.CPU, total.CPU), share(f.mean.Memory, total.Memory), share(f.mean.Disk, total.Disk)}
-	most := max(need[0], need[1], need[2])
-	if most == 0 {
-		return 0
-	}
-	var sum float64
-	for i, p := range part {
-		scarce := need[i] / most
-		sum += p * scarce * scarce * scarce * scarce
-	}
-	return sum / most
+// worth returns how many average asks left is for, summed up over its resources: the price of each is the same on all
+// nodes, so that asks go where the one that they need most of would be left over.
+func (f *futures) worth(left *Amounts) float64 {
+	return share(left.CPU, f.mean.CPU) + share(left.Memory, f.mean.Memory) + share(left.Disk, f.mean.Disk)
 }
 
 // room is what a future has left to take.
