@@ -13,7 +13,8 @@
 // Which of the nodes that fit is best is a policy's word: a cost, which depends on the node and on the class. For a class
 // with many instances, or one that comes again, the engine keeps a field: the nodes that fit, in heaps by cost. Every
 // change to a node is noted in one log, and a field catches up with it before it is used, so that placing costs the same
-// however much is placed already. For a class that comes once, the engine walks a tree of what is free at most and
+// however much is placed already. Where a cost is expensive to know, a bound on it stands in its place until the node comes to the
+// head. For a class that comes once, the engine walks a tree of what is free at most and
 // compares the first few nodes that fit.
 //
 // Rules that count instances (UNIQUE, GROUP_BY, spread, affinity to its own app, ...) divide a field into cells: nodes that

@@ -190,10 +190,15 @@ func (e *Engine) take(id model.InstanceID, c *Class, r int32) Placement {
 
 // cost asks the policy of c about a row.
 func (e *Engine) cost(c *Class, r int32) (float64, int) {
+	return c.policy.Cost(e.view(r), &c.ask)
+}
+
+// view returns a row as policies see it, until the next call.
+func (e *Engine) view(r int32) *policy.Node {
 	n := &e.scratch
 	n.Free, n.Total = e.free[r], e.total[r]
 	n.GPUs, n.Models = e.gpu[r].free, e.gpu[r].model
-	return c.policy.Cost(n, &c.ask)
+	return n
 }
 
 // SetVolume keeps disk on a node for a persistent volume.

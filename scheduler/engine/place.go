@@ -26,11 +26,10 @@ func (e *Engine) place(c *Class, ids []model.InstanceID, out []Placement) []Plac
 	}
 	f := e.fieldOf(c)
 	for _, id := range ids {
-		k := f.best()
+		k, r := f.best(e)
 		if k == none {
 			break
 		}
-		r := f.cells[k].heap[0]
 		out = append(out, e.take(id, c, r))
 		f.placed(e, k, r)
 	}

@@ -95,7 +95,8 @@ func (w *world) checkField(c *Class) {
 	}
 	kept, fresh := w.e.fieldOf(c), &field{}
 	fresh.build(w.e, c)
-	a, b := kept.best(), fresh.best()
+	a, r := kept.best(w.e)
+	b, o := fresh.best(w.e)
 	if (a == none) != (b == none) {
 		w.t.Fatalf("the kept field has cell %d, a new one %d", a, b)
 	}
@@ -103,10 +104,10 @@ func (w *world) checkField(c *Class) {
 		return
 	}
 	x, y := &kept.cells[a], &fresh.cells[b]
-	if x.heap[0] != y.heap[0] || x.prefer != y.prefer || x.few != y.few || kept.cost[x.heap[0]] != fresh.cost[y.heap[0]] {
-		w.t.Fatalf("the kept field offers row %d (%g, %d), a new one row %d (%g, %d)", x.heap[0], x.prefer, x.few, y.heap[0], y.prefer, y.few)
+	if r != o || x.prefer != y.prefer || x.few != y.few || kept.cost[r] != fresh.cost[o] {
+		w.t.Fatalf("the kept field offers row %d (%g, %d), a new one row %d (%g, %d)", r, x.prefer, x.few, o, y.prefer, y.few)
 	}
-	if r := x.heap[0]; len(kept.cells) == 1 {
+	if len(kept.cells) == 1 {
 		for o := range int32(len(w.e.info)) {
 			if cost, _ := w.e.cost(c, o); w.e.able(c, o) && w.e.fits(c, o) && (cost < kept.cost[r] || cost == kept.cost[r] && o < r) {
 				w.t.Fatalf("row %d costs %g, but row %d only %g", r, kept.cost[r], o, cost)

@@ -10,8 +10,12 @@ import (
 type futures struct {
 	shapes []Ask
 	draws  [][]uint16 // by future, of shapes
+	starts []start    // what the first draws are
 	mean   Amounts    // of what is asked for
 }
+
+// start is a shape and how often it is among the first draws.
+type start struct{ shape, times uint16 }
 
 // How far futures look. More of anything costs time and gains little. Of a node with more room than the draws of a future
 // take, what is left over is just as much more; so the draws suffice.
@@ -62,6 +66,23 @@ func (f *futures) draw(shapes []Shape) {
 			f.draws[i] = append(f.draws[i], uint16(min(sort.SearchFloat64s(upTo, x), len(shapes)-1)))
 		}
 	}
+	f.sumStarts()
+}
+
+// sumStarts counts the first draws of all futures by shape.
+func (f *futures) sumStarts() {
+	times := make([]uint16, len(f.shapes))
+	for _, draws := range f.draws {
+		for _, d := range draws[:futureStart] {
+			times[d]++
+		}
+	}
+	f.starts = f.starts[:0]
+	for d, n := range times {
+		if n > 0 && f.shapes[d].GPU > 0 { // devices are of use only to those who ask for some
+			f.starts = append(f.starts, start{uint16(d), n})
+		}
+	}
 }
 
 // waste returns what is left of s in the mean: in devices, and in average asks of the rest.
@@ -92,10 +113,8 @@ func (f *futures) useless(r *room) float64 {
 		return 0
 	}
 	var sum int64
-	for _, draws := range f.draws {
-		for _, d := range draws[:futureStart] {
-			sum += int64(r.useless(&f.shapes[d]))
-		}
+	for _, x := range f.starts {
+		sum += int64(x.times) * int64(r.useless(&f.shapes[x.shape]))
 	}
 	return float64(sum) / Whole / futureStart
 }

@@ -63,7 +63,7 @@ func (p *Pack) Cost(n *Node, a *Ask) (float64, int) {
 	s.free.CPU -= a.CPU
 	s.free.Memory -= a.Memory
 	s.free.Disk -= a.Disk
-	left := tieGPU*float64(n.gpuFree()) + tieCPU*float64(s.free.CPU) + tieMemory*float64(s.free.Memory)
+	left := p.left(n, a)
 	if a.GPU == 0 {
 		return p.waste(&s) - before + left, -1
 	}
@@ -83,6 +83,18 @@ func (p *Pack) Cost(n *Node, a *Ask) (float64, int) {
 		}
 	}
 	return best + left, device
+}
+
+// Bound returns the cost of a state without waste: what there was is all that can be gained. It asks about the node as it
+// is, which all asks have in common.
+func (p *Pack) Bound(n *Node, a *Ask) float64 {
+	s := stateOf(n)
+	return p.left(n, a) - p.waste(&s)
+}
+
+// left is the price of what is free of n once a runs there.
+func (p *Pack) left(n *Node, a *Ask) float64 {
+	return tieGPU*float64(n.gpuFree()) + tieCPU*float64(n.Free.CPU-a.CPU) + tieMemory*float64(n.Free.Memory-a.Memory)
 }
 
 // waste returns what the futures leave of a state.

@@ -144,3 +144,9 @@ func (n *Node) twin(i int) bool {
 	}
 	return false
 }
+
+// Bounder is a policy that can say cheaply how little placing may cost at best.
+type Bounder interface {
+	// Bound returns no more than what Cost would return.
+	Bound(n *Node, a *Ask) float64
+}
