@@ -10,7 +10,7 @@ DATA        ?= $(if $(filter 0,$(shell id -u)),/var/lib/gantry,$(HOME)/.local/sh
 RUNC_TAGS   := $(shell pkg-config --exists libseccomp 2>/dev/null && echo seccomp)
 GOTEST      := go test -count=1 -shuffle=on -timeout 20m
 
-.PHONY: help deps build up down test check fmt lint generate bench bench-scheduler fuzz clean
+.PHONY: help deps build up down test check fmt lint generate bench bench-scheduler bench-packing fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -60,8 +60,11 @@ bench: build ## measure the figures of docs/benchmarks.md
 	@go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./test/e2e
 	@go test -count=1 -timeout 20m -run '^$$' -bench 'Start|Helpers' -v ./runtime/containerd ./runtime/process
 
-bench-scheduler: ## measure the whole control plane with simulated nodes: a line for each figure, name value unit goal
+bench-scheduler: ## measure the engine, and the whole control plane with simulated nodes: a line each, name value unit goal
 	@go run ./test/scale/bench $(if $(DIR),-dir $(DIR)) $(if $(ROWS),-rows $(ROWS)) $(if $(SHRINK),-shrink $(SHRINK))
+
+bench-packing: ## measure how well each policy packs (NODES=nodes.csv PODS='pods.csv ...' SEEDS=10)
+	@go run ./test/bench-packing -nodes "$(NODES)" -pods "$(PODS)" -seeds $(or $(SEEDS),10)
 
 fuzz: ## fuzz every parser of outside input for a while each (FUZZTIME=30s)
 	@scripts/fuzz.sh $(or $(FUZZTIME),30s)

@@ -157,3 +157,60 @@ func FuzzDidYouMean(f *testing.F) {
 		_ = didYouMean(a, []string{b})
 	})
 }
+
+// Whatever is sent as a record of an operator is refused with a 4xx that says where it is wrong, or stored so that it is
+// valid, and sending again what is answered changes nothing.
+func FuzzRecords(f *testing.F) {
+	paths := []string{"/v1/roles/a", "/v1/pools/a", "/v1/reservations/a", "/v1/nodes/n1/settings", "/v1/nodes/n1/drain"}
+	for i := range paths {
+		for _, s := range []string{
+			``, `{}`, `null`, `[]`, `{"id":"/a","weight":1e308,"weights":{"cpus":0.5},"guarantee":{"cpus":"250m","custom":{"x":1}},"limit":{"cpus":null,"memory":"1GiB"}}`,
+			`{"name":"a","placement":"pack","defragment":"perform"}`, `{"role":"/","node":"alpha","resources":{"cpus":1,"memory":"1GiB","disk":0,"gpus":0.5}}`,
+			`{"cordoned":true,"why":"\u0000","windows":[{"start":"2026-01-31T22:00:00Z","duration":"2h","every":"168h","drain":true}]}`,
+			`{"windows":[{"start":"0000-00-00","duration":-1},null,{}]}`, `{"guarantee":{"cpus":1e400}}`, `{"why":1}`,
+		} {
+			f.Add(uint8(i), []byte(s))
+		}
+	}
+	h, db := fuzzed(f)
+	err := db.Update(f.Context(), func(tx *state.Tx) error {
+		tx.PutNode(&model.Node{ID: "n1", Name: "alpha", State: model.NodeReady, Capacity: model.Resources{CPUs: 4000, Memory: 8 * model.GiB}})
+		return nil
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, which uint8, data []byte) {
+		path := paths[int(which)%len(paths)]
+		method := http.MethodPut
+		if strings.HasSuffix(path, "drain") {
+			method = http.MethodPost
+		}
+		w := serve(h, method, path, data)
+		switch {
+		case w.Code == http.StatusOK:
+		case w.Code >= 400 && w.Code < 500:
+			var p huma.ErrorModel
+			if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || p.Detail == "" {
+				t.Fatalf("no problem document: %s", w.Body)
+			}
+			return
+		default:
+			t.Fatalf("status %d: %s", w.Code, w.Body)
+		}
+		v := db.View()
+		for r := range v.Roles() {
+			if errs := r.Validate(); len(errs) > 0 {
+				t.Fatalf("role %+v is stored: %v", r, errs)
+			}
+		}
+		for s := range v.AllSettings() {
+			if errs := s.Validate(); len(errs) > 0 {
+				t.Fatalf("settings %+v are stored: %v", s, errs)
+			}
+		}
+		if w := serve(h, method, path, data); w.Code != http.StatusOK || db.View().Revision() != v.Revision() {
+			t.Fatalf("the same again has status %d and changes something: %s", w.Code, w.Body)
+		}
+	})
+}

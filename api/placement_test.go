@@ -579,6 +579,14 @@ func TestNodeSettings(t *testing.T) {
 	if d.db.View().Settings("n1") != nil {
 		t.Error("empty settings are kept")
 	}
+	var said []string
+	for _, e := range d.db.View().Events() {
+		said = append(said, e.Message)
+	}
+	if want := []string{"node alpha is cordoned: new disks", "node alpha is being drained: goes back", "node alpha takes new work",
+		"node alpha is under maintenance until 2026-01-02T04:04:05Z: firmware", "node alpha is unreachable: its agent does not answer"}; !slices.Equal(said, want) {
+		t.Errorf("events say %q, want %q", said, want)
+	}
 	d.refusals("PUT", "/v1/nodes/n1/settings", map[string]string{
 		`{"windows":[{"start":"soon","duration":"2h"}]}`:                              "422 body.windows[0].start | 2026-01-31T22:00:00Z",
 		`{"windows":[{"start":"2026-01-31T22:00:00Z","duration":"2h","every":"1h"}]}`: "422 body.windows[0].every",

@@ -33,6 +33,19 @@ func availability(n *model.Node, s *model.NodeSettings, now time.Time) (word, wh
 	return client.NodeReady, ""
 }
 
+// nodeWords says as a sentence how available a node is.
+func nodeWords(name, word, why string) string {
+	switch word {
+	case client.NodeReady:
+		return fmt.Sprintf("node %s takes new work", name)
+	case client.NodeDraining:
+		return fmt.Sprintf("node %s is being drained%s", name, colon(why))
+	case client.NodeMaintenance:
+		return fmt.Sprintf("node %s is under maintenance %s", name, why)
+	}
+	return fmt.Sprintf("node %s is %s%s", name, word, colon(why))
+}
+
 func colon(why string) string {
 	if why == "" {
 		return ""
@@ -122,7 +135,7 @@ func (s *server) changeSettings(ctx context.Context, node, verb string,
 			tx.PutSettings(&next)
 		}
 		word, why := availability(n, &next, s.Now())
-		tx.Emit(model.Event{Type: "node." + verb, Node: id, Message: fmt.Sprintf("node %s is %s%s", n.Name, word, colon(why))})
+		tx.Emit(model.Event{Type: "node." + verb, Node: id, Message: nodeWords(n.Name, word, why)})
 		return nil
 	})
 	if err != nil {

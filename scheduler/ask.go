@@ -1,9 +1,11 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/gantry-os/gantry/model"
@@ -17,29 +19,34 @@ var ErrStopped = errors.New("the scheduler does not work on this server now")
 // question is work for the loop's goroutine.
 type question = func()
 
-// ask runs fn in the loop's goroutine, when the picture is there.
-func (l *Loop) ask(ctx context.Context, fn func(state.View)) error {
-	done := make(chan error, 1)
+// askFor runs fn in the loop's goroutine and returns its answer. It is no method because methods have no type parameters.
+func askFor[T any](ctx context.Context, l *Loop, fn func(state.View) (T, error)) (T, error) {
+	type answer struct {
+		val T
+		err error
+	}
+	answers := make(chan answer, 1) // has room, so that the loop never waits for who went away
 	call := func() {
 		if l.pic == nil {
-			done <- ErrStopped
+			answers <- answer{err: ErrStopped}
 			return
 		}
-		fn(l.store.View())
-		done <- nil
+		val, err := fn(l.store.View())
+		answers <- answer{val, err}
 	}
-	select {
-	case l.asking <- call:
-	case <-l.stopped:
-		return ErrStopped
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	select {
-	case err := <-done:
-		return err
-	case <-l.stopped:
-		return ErrStopped
+	var none T
+	asking := l.asking
+	for {
+		select {
+		case asking <- call:
+			asking = nil // asked once
+		case a := <-answers:
+			return a.val, a.err
+		case <-l.stopped:
+			return none, ErrStopped
+		case <-ctx.Done():
+			return none, context.Cause(ctx)
+		}
 	}
 }
 
@@ -57,28 +64,18 @@ func (l *Loop) answer() {
 
 // Plan answers whether an app would fit now, and where. Nothing is changed.
 func (l *Loop) Plan(ctx context.Context, s *model.Spec) (model.Plan, error) {
-	var out model.Plan
-	err := l.ask(ctx, func(v state.View) { out = l.plan(v, s) })
-	return out, err
+	return askFor(ctx, l, func(v state.View) (model.Plan, error) { return l.plan(v, s), nil })
 }
 
 // Funnel says how the nodes are narrowed down to those that take one more instance of an app.
 func (l *Loop) Funnel(ctx context.Context, app model.AppID) (model.Funnel, error) {
-	var out model.Funnel
-	found := true
-	err := l.ask(ctx, func(v state.View) {
+	return askFor(ctx, l, func(v state.View) (model.Funnel, error) {
 		t := v.Target(app)
-		if found = t != nil; !found {
-			return
+		if t == nil {
+			return model.Funnel{}, fmt.Errorf("app %s does not exist", app)
 		}
-		if e := l.pic.entry(v, classKey{app, t.Version}); e != nil {
-			out = l.funnel(e)
-		}
+		return l.funnel(l.pic.entry(v, classKey{app, t.Version})), nil
 	})
-	if err == nil && !found {
-		err = fmt.Errorf("app %s does not exist", app)
-	}
-	return out, err
 }
 
 func (l *Loop) funnel(e *entry) model.Funnel {
@@ -92,33 +89,20 @@ func (l *Loop) funnel(e *entry) model.Funnel {
 
 // Moves returns what the defragmenter proposes for a pool; "" for all pools.
 func (l *Loop) Moves(ctx context.Context, pool string) ([]model.Move, error) {
-	var out []model.Move
-	err := l.ask(ctx, func(v state.View) {
+	return askFor(ctx, l, func(v state.View) ([]model.Move, error) {
 		pools := map[string]bool{}
 		for n := range v.Nodes() {
-			if n.Pool == "" {
-				pools[model.DefaultPool] = true
-			} else {
-				pools[n.Pool] = true
-			}
+			pools[cmp.Or(n.Pool, model.DefaultPool)] = true
 		}
-		for name := range pools {
+		var out []model.Move
+		for _, name := range slices.Sorted(maps.Keys(pools)) {
 			if p := v.Pool(name); pool != "" && pool != name || p != nil && p.Defragment == model.DefragmentOff {
 				continue
 			}
 			out = append(out, l.moves(v, name)...)
 		}
+		return out, nil
 	})
-	slices.SortStableFunc(out, func(a, b model.Move) int {
-		if a.From < b.From {
-			return -1
-		}
-		if a.From > b.From {
-			return 1
-		}
-		return 0
-	})
-	return out, err
 }
 
 // planVictims bounds the instances for which a plan looks for victims.
@@ -149,15 +133,15 @@ func (l *Loop) plan(v state.View, s *model.Spec) model.Plan {
 	}
 	out.Funnel, _ = en.Explain(class)
 	placed := en.PlaceAll([]*engine.Want{{Class: class, IDs: ids}}, nil)
-	out.Placed, out.Waiting = len(placed), len(ids)-len(placed)
-	out.Nodes = l.planNodes(placed)
-	if out.Waiting > 0 {
+	if len(placed) < len(ids) {
 		out.Funnel, _ = en.Explain(class)
 	}
 	waiting := ids[len(placed):]
 	if ask.Volumes == 0 {
-		l.planPreemption(v, class, waiting[:min(len(waiting), planVictims)], &out)
+		placed = append(placed, l.planPreemption(v, class, waiting[:min(len(waiting), planVictims)], &out)...)
 	}
+	out.Placed, out.Waiting = len(placed), len(ids)-len(placed)
+	out.Nodes = l.planNodes(v, placed)
 	for _, id := range ids {
 		en.Release(id)
 		en.RemoveVolume(model.VolumeID(id))
@@ -194,10 +178,10 @@ func (l *Loop) setAside(v state.View, s *model.Spec, template string, out *model
 	}
 }
 
-func (l *Loop) planNodes(placed []engine.Placement) []model.PlanNode {
+// planNodes sums placements up by node.
+func (l *Loop) planNodes(v state.View, placed []engine.Placement) []model.PlanNode {
 	at := map[model.NodeID]int{}
 	var out []model.PlanNode
-	v := l.store.View()
 	for _, p := range placed {
 		n, ok := at[p.Node]
 		if !ok {
@@ -207,24 +191,32 @@ func (l *Loop) planNodes(placed []engine.Placement) []model.PlanNode {
 			if rec := v.Node(p.Node); rec != nil {
 				name = rec.Name
 			}
-			out = append(out, model.PlanNode{Node: p.Node, Name: name, Free: l.pic.engine.Free(p.Node)})
+			out = append(out, model.PlanNode{Node: p.Node, Name: name, Free: l.pic.engine.FreeLater(p.Node)})
 		}
 		out[n].Instances++
 	}
 	return out
 }
 
-func (l *Loop) planPreemption(v state.View, class *engine.Class, ids []model.InstanceID, out *model.Plan) {
+// planPreemption looks for others to end so that instances get places, and returns those places that are known.
+func (l *Loop) planPreemption(v state.View, class *engine.Class, ids []model.InstanceID, out *model.Plan) []engine.Placement {
 	l.losing = map[model.AppID]int{}
 	spare := l.spares(v)
+	var placed []engine.Placement
 	for _, id := range ids {
 		p, ok := l.pic.engine.Preempt(class, id, spare)
 		if !ok {
-			return
+			break
 		}
 		for _, x := range p.Victims {
 			l.losing[x.App]++
 			out.Preempted = append(out.Preempted, model.PlanVictim{Instance: x.ID, App: x.App, Node: x.Node, Priority: x.Priority, Why: x.Why})
 		}
+		node := p.Node
+		if node == "" { // the limit of its role was in the way: where it goes is found then
+			node = p.Victims[0].Node
+		}
+		placed = append(placed, engine.Placement{ID: id, Node: node})
 	}
+	return placed
 }

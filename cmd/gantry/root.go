@@ -79,7 +79,7 @@ func (c *cli) root() *cobra.Command {
 	c.add(root, groupLook, c.psCommand, c.statusCommand, c.logsCommand, c.execCommand, c.versionsCommand,
 		c.deploymentsCommand, c.eventsCommand, c.topCommand)
 	c.add(root, groupCluster, c.upCommand, c.downCommand, c.nodesCommand, c.poolCommand, c.roleCommand, c.reservationCommand,
-		c.volumeCommand, c.defragCommand, c.imageCommand)
+		c.volumeCommand, c.defragCommand, c.imageCommand, c.simulateCommand)
 	c.add(root, "", c.versionCommand, containerdCommand)
 	return root
 }

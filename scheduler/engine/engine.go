@@ -294,3 +294,21 @@ func (e *Engine) Free(id model.NodeID) model.Resources {
 	}
 	return out
 }
+
+// FreeLater returns what a node will have free once all that was asked to leave has left.
+func (e *Engine) FreeLater(id model.NodeID) model.Resources {
+	r, ok := e.rows[id]
+	if !ok {
+		return model.Resources{}
+	}
+	out := e.Free(id)
+	for h := e.first[r]; h != none; h = e.at(h).next {
+		switch x := e.at(h); {
+		case x.leaving:
+			out = out.Add(x.class.Need)
+		case x.waits:
+			out.GPUs -= x.class.Need.GPUs
+		}
+	}
+	return out
+}

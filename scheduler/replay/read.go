@@ -2,13 +2,11 @@ package replay
 
 import (
 	"bufio"
-	"compress/gzip"
 	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,8 +51,8 @@ const (
 	mostTime   = 1 << 40 // s
 )
 
-// ReadNodes reads a list of nodes, in CSV with a header: cpu_milli and memory_mib are required, sn (name), gpu (count) and
-// model are optional, others are skipped. Errors name file, line and column.
+// ReadNodes reads a list of nodes, in CSV with a header: cpu_milli and memory_mib are required, gpu (count) and model are
+// optional, others are skipped. Errors name file, line and column.
 func ReadNodes(file string, r io.Reader, m *Models) ([]policy.Node, error) {
 	t, err := open(file, r, "cpu_milli", "memory_mib")
 	if err != nil {
@@ -63,21 +61,20 @@ func ReadNodes(file string, r io.Reader, m *Models) ([]policy.Node, error) {
 	var nodes []policy.Node
 	for t.next() {
 		var n policy.Node
-		n.Total.CPU = t.number("cpu_milli", 0, mostCPU, 0)
-		n.Total.Memory = t.number("memory_mib", 0, mostMemory, 0) << 20
+		n.Total.CPU = t.number("cpu_milli", mostCPU, 0)
+		n.Total.Memory = t.number("memory_mib", mostMemory, 0) << 20
 		n.Free = n.Total
-		count := t.number("gpu", 0, policy.MaxDevices, 0)
-		model, err := m.number(t.text("model"))
-		if err != nil {
-			t.refuse("model", err)
+		count := t.number("gpu", policy.MaxDevices, 0)
+		if count > 0 {
+			model, err := m.number(t.text("model"))
+			if err != nil {
+				t.refuse("model", err)
+			}
+			n.GPUs, n.Models = slices.Repeat([]int32{policy.Whole}, int(count)), slices.Repeat([]uint8{model}, int(count))
 		}
-		n.GPUs, n.Models = slices.Repeat([]int32{policy.Whole}, int(count)), slices.Repeat([]uint8{model}, int(count))
 		nodes = append(nodes, n)
 	}
-	if t.err == nil && len(nodes) == 0 {
-		t.err = fmt.Errorf("%s: no nodes below the header: give at least one", file)
-	}
-	return nodes, t.err
+	return nodes, t.end(len(nodes), "nodes")
 }
 
 // ReadPods reads a workload, in CSV with a header: cpu_milli and memory_mib are required; name, num_gpu, gpu_milli (of one
@@ -91,52 +88,33 @@ func ReadPods(file string, r io.Reader, m *Models) ([]Pod, error) {
 	var pods []Pod
 	for t.next() {
 		p := Pod{Name: t.text("name")}
-		p.Ask.CPU = t.number("cpu_milli", 0, mostCPU, 0)
-		p.Ask.Memory = t.number("memory_mib", 0, mostMemory, 0) << 20
+		p.Ask.CPU = t.number("cpu_milli", mostCPU, 0)
+		p.Ask.Memory = t.number("memory_mib", mostMemory, 0) << 20
 		p.Ask.GPU = t.gpu()
 		p.Ask.Models = t.models(m, p.Ask.GPU)
 		p.Timed = t.text("creation_time") != ""
-		p.Start = t.number("creation_time", 0, mostTime, 0)
-		p.End = t.number("deletion_time", 0, mostTime, Forever)
+		p.Start = t.number("creation_time", mostTime, 0)
+		p.End = t.number("deletion_time", mostTime, Forever)
 		if p.End < p.Start {
 			t.refuse("deletion_time", fmt.Errorf("%d is before creation_time %d", p.End, p.Start))
 		}
 		pods = append(pods, p)
 	}
-	if t.err == nil && len(pods) == 0 {
-		t.err = fmt.Errorf("%s: no pods below the header: give at least one", file)
-	}
-	return pods, t.err
-}
-
-// Open opens a list; one whose name ends in .gz is unpacked.
-func Open(file string) (io.ReadCloser, error) {
-	f, err := os.Open(file)
-	if err != nil || !strings.HasSuffix(file, ".gz") {
-		return f, err
-	}
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("unpack %s: %w", file, err)
-	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{z, f}, nil
+	return pods, t.end(len(pods), "pods")
 }
 
 // table is a list that is being read. Its first error ends it.
 type table struct {
-	file    string
-	csv     *csv.Reader
-	columns map[string]int
-	row     []string
-	err     error
+	file     string
+	csv      *csv.Reader
+	columns  map[string]int
+	required []string
+	row      []string
+	err      error
 }
 
 func open(file string, r io.Reader, required ...string) (*table, error) {
-	t := &table{file: file, csv: csv.NewReader(bufio.NewReader(r)), columns: map[string]int{}}
+	t := &table{file: file, csv: csv.NewReader(bufio.NewReader(r)), columns: map[string]int{}, required: required}
 	t.csv.ReuseRecord = true
 	header, err := t.csv.Read()
 	if errors.Is(err, io.EOF) {
@@ -186,6 +164,14 @@ func (t *table) next() bool {
 	return true
 }
 
+// end returns what was wrong; a list of nothing is.
+func (t *table) end(rows int, what string) error {
+	if t.err == nil && rows == 0 {
+		return fmt.Errorf("%s: no %s below the header: give at least one", t.file, what)
+	}
+	return t.err
+}
+
 // refuse keeps what is wrong with a column of this row, unless something was wrong before.
 func (t *table) refuse(column string, err error) {
 	if t.err == nil {
@@ -202,29 +188,24 @@ func (t *table) text(column string) string {
 	return ""
 }
 
-// number returns a whole number from least to most; absent is for an optional one that is empty.
-func (t *table) number(column string, least, most, absent int64) int64 {
+// number returns a whole number up to most; absent is for an optional column that is not there or empty.
+func (t *table) number(column string, most, absent int64) int64 {
 	text := t.text(column)
-	if text == "" && (absent != 0 || !t.has(column) || column == "creation_time") {
+	if text == "" && !slices.Contains(t.required, column) {
 		return absent
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < least || n > most {
-		t.refuse(column, fmt.Errorf("%q is no whole number from %d to %d", text, least, most))
+	if err != nil || n < 0 || n > most {
+		t.refuse(column, fmt.Errorf("%q is no whole number from 0 to %d", text, most))
 		return absent
 	}
 	return n
 }
 
-func (t *table) has(column string) bool { _, ok := t.columns[column]; return ok }
-
 // gpu returns how much of devices this row asks for, in thousandths.
 func (t *table) gpu() int32 {
-	count := t.number("num_gpu", 0, policy.MaxDevices, 0)
-	each := int64(policy.Whole)
-	if t.has("gpu_milli") {
-		each = t.number("gpu_milli", 0, policy.Whole, 0)
-	}
+	count := t.number("num_gpu", policy.MaxDevices, 0)
+	each := t.number("gpu_milli", policy.Whole, policy.Whole)
 	switch {
 	case count == 0:
 		return 0

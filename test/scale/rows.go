@@ -21,8 +21,16 @@ type Row struct {
 	Run  func(*Bench, context.Context) (float64, error)
 }
 
-// Rows is everything that is measured, in this order.
+// Rows is everything that is measured, in this order: the engine alone, then the whole control plane.
 var Rows = []Row{
+	{"pack_one_app", "placements/s", 1_000_000, (*Bench).packOneApp},
+	{"pack_1000_apps", "placements/s", 300_000, (*Bench).packThousandApps},
+	{"spread", "placements/s", 300_000, (*Bench).spread},
+	{"affinity", "placements/s", 200_000, (*Bench).affinity},
+	{"all_different", "placements/s", 50_000, (*Bench).allDifferent},
+	{"one_more_p99", "µs", 200, (*Bench).oneMore},
+	{"engine_memory", "MiB", 600, (*Bench).memory},
+	{"allocated", "bytes", 500, (*Bench).allocated},
 	{"e2e_10k", "s", 3, (*Bench).tenThousand},
 	{"e2e_100k", "s", 20, (*Bench).hundredThousand},
 	{"etcd_bytes", "bytes", 400, (*Bench).bytes},

@@ -81,10 +81,14 @@ func (p *Printer) Funnel(f *model.Funnel) {
 	}
 	p.table(&t)
 	can := fmt.Sprintf("%d of %s can take one more instance", f.Fit, Count(f.Nodes, "node"))
-	if f.Fit == 0 && f.Reason != "" {
-		can += ": " + oneLine(f.Reason)
+	switch {
+	case f.Reason == "":
+	case f.Fit == 0:
+		can += ": " + f.Reason
+	default: // not for want of nodes, such as at a role's limit
+		can += ", but " + f.Reason
 	}
-	fmt.Fprintln(p.W, can)
+	fmt.Fprintln(p.W, oneLine(can))
 }
 
 // bar draws n of all, at least a sliver of what is there.

@@ -89,7 +89,10 @@ func TestGoldenPlacement(t *testing.T) {
 	fits := plan()
 	fits.Waiting, fits.Kept, fits.Preempted, fits.Instances, fits.Funnel = 0, 0, nil, 3, model.Funnel{}
 	for page, draw := range map[string]func(p *Printer){
-		"plan":         func(p *Printer) { p.Plan(plan()) },
+		"plan": func(p *Printer) { p.Plan(plan()) },
+		"funnel-limit": func(p *Printer) {
+			p.Funnel(&model.Funnel{Nodes: 3, Fit: 3, Reason: "role /batch is at its limit: 2 of 2 CPUs are in use, one more takes 0.5"})
+		},
 		"plan-fits":    func(p *Printer) { p.Plan(fits) },
 		"roles":        func(p *Printer) { p.Roles(roles()) },
 		"node-apart":   func(p *Printer) { p.Node(&n, stateful()) },
