@@ -224,8 +224,8 @@ func (s *Spec) validatePlacement(errs *FieldErrors) {
 			errs.add("pool", "%v", err)
 		}
 	}
-	if _, err := ParseRoleID(string(s.Role)); s.Role != "" && err != nil {
-		errs.add("role", "%v", err)
+	if s.Role != "" {
+		checkRole(errs, "role", s.Role)
 	}
 	if s.Priority != nil && (*s.Priority < 0 || *s.Priority > MaxPriority) {
 		errs.add("priority", "%d is outside 0 to %d", *s.Priority, MaxPriority)

@@ -80,11 +80,7 @@ const (
 // agree with its parent's is for those who know the tree.
 func (r *Role) Validate() FieldErrors {
 	var errs FieldErrors
-	if id, err := ParseRoleID(string(r.ID)); err != nil {
-		errs.add("id", "%v", err)
-	} else if id != r.ID {
-		errs.add("id", "write it as %q", id)
-	}
+	checkRole(&errs, "id", r.ID)
 	checkShare(&errs, "weight", r.Weight)
 	tooMany(&errs, "weights", len(r.Weights), MaxList)
 	for k, w := range r.Weights {
@@ -103,6 +99,15 @@ func (r *Role) Validate() FieldErrors {
 		}
 	}
 	return errs
+}
+
+// checkRole refuses what is no role's id, and what is one only when it is cleaned: nobody who compares ids cleans them.
+func checkRole(errs *FieldErrors, at string, r RoleID) {
+	if id, err := ParseRoleID(string(r)); err != nil {
+		errs.add(at, "%v", err)
+	} else if id != r {
+		errs.add(at, "write it as %q", id)
+	}
 }
 
 func checkShare(errs *FieldErrors, at string, w float64) {
@@ -150,9 +155,7 @@ func (r *Reservation) Validate() FieldErrors {
 	if err := checkName(r.ID); err != nil {
 		errs.add("id", "%v", err)
 	}
-	if _, err := ParseRoleID(string(r.Role)); err != nil {
-		errs.add("role", "%v", err)
-	}
+	checkRole(&errs, "role", r.Role)
 	if r.Node == "" {
 		errs.add("node", "is missing")
 	}

@@ -123,8 +123,9 @@ func itemsOf(amount model.Units) int { return int((amount + 999) / 1000) }
 
 // Class makes a class. Equal asks may be made twice; they share what can be shared.
 func (e *Engine) Class(a Ask) *Class {
-	a.Role, a.Pool = cmp.Or(a.Role, model.RootRole), cmp.Or(a.Pool, model.DefaultPool)
-	c := &Class{Ask: a, need: amounts(a.Need), role: e.roles.of(a.Role)}
+	role := e.roles.of(a.Role)
+	a.Role, a.Pool = role.id, cmp.Or(a.Pool, model.DefaultPool)
+	c := &Class{Ask: a, need: amounts(a.Need), role: role}
 	name := cmp.Or(a.Policy, e.pools[a.Pool], model.PolicyPack)
 	c.policy, c.scatter = e.policyOf(a.Pool, name), name != model.PolicyPack
 	c.want = c.need

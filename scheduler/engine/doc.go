@@ -24,5 +24,6 @@
 // # Who gets it
 //
 // PlaceAll hands out what there is in turns: to the role with the least dominant share first, level by level down the tree
-// of roles, and within a role by priority. See roles.go and fair.go. Preempt finds whom to end for what is more important.
+// of roles, and within a role by priority. See roles.go and fair.go. Preempt finds whom to end for what is more important,
+// and keeps all of the place for it; see preempt.go, and hunt.go for the search.
 package engine

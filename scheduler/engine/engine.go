@@ -310,12 +310,13 @@ func (e *Engine) FreeLater(id model.NodeID) model.Resources {
 		return model.Resources{}
 	}
 	out := e.Free(id)
+	for _, owed := range e.gpu[r].owed {
+		out.GPUs -= model.GPU(owed)
+	}
 	for h := e.first[r]; h != none; h = e.at(h).next {
-		switch x := e.at(h); {
-		case x.leaving:
-			out = out.Add(x.class.Need)
-		case x.waits:
-			out.GPUs -= x.class.Need.GPUs
+		if c := e.at(h).class; e.at(h).leaving {
+			out = out.Add(resources(c.need))
+			out.GPUs += model.GPU(c.vector.gpus)
 		}
 	}
 	return out

@@ -52,9 +52,11 @@ func (e *Engine) Begin(wants []*Want) *Round {
 func (t *Round) Place(limit int, out []Placement) []Placement {
 	start := len(out)
 	for len(t.busy) > 0 && len(out)-start < limit {
-		r := t.e.next(t.e.roles.root)
+		r, turn := t.busy[0], 1
+		if len(t.busy) > 1 {
+			r = t.e.next(t.e.roles.root)
+		}
 		w := r.wants[0]
-		turn := 1
 		if len(t.busy) == 1 {
 			turn = min(limit-(len(out)-start), len(w.IDs)-w.Placed)
 		}

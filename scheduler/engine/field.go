@@ -201,19 +201,7 @@ func (f *field) cellOf(e *Engine, r int32) int32 {
 	for i := range rules.cells {
 		key = binary.LittleEndian.AppendUint32(key, uint32(rules.cells[i].tally.attr.value[r]))
 	}
-	fixed := 0.0
-	for i := range rules.soft {
-		u := &rules.soft[i]
-		v := u.tally.attr.value[r]
-		if v == none || u.tally.at(v) == 0 {
-			continue
-		}
-		if u.kind == far {
-			fixed -= u.weight
-		} else {
-			fixed += u.weight
-		}
-	}
+	fixed := rules.fixed(r)
 	key = binary.LittleEndian.AppendUint64(key, math.Float64bits(fixed))
 	e.key = key
 	if k, ok := f.byKey[string(key)]; ok {
@@ -226,6 +214,35 @@ func (f *field) cellOf(e *Engine, r int32) int32 {
 	k := f.addCell(values, fixed)
 	f.byKey[string(key)] = k
 	return k
+}
+
+// inCell reports whether an able row belongs to a cell.
+func (f *field) inCell(r, k int32) bool {
+	rules, c := &f.class.rules, &f.cells[k]
+	for i := range rules.cells {
+		if rules.cells[i].tally.attr.value[r] != c.values[i] {
+			return false
+		}
+	}
+	return len(rules.soft) == 0 || rules.fixed(r) == c.fixed
+}
+
+// fixed returns what the rules prefer of a row that placing does not change.
+func (s *ruleSet) fixed(r int32) float64 {
+	sum := 0.0
+	for i := range s.soft {
+		u := &s.soft[i]
+		v := u.tally.attr.value[r]
+		if v == none || u.tally.at(v) == 0 {
+			continue
+		}
+		if u.kind == far {
+			sum -= u.weight
+		} else {
+			sum += u.weight
+		}
+	}
+	return sum
 }
 
 func (f *field) addCell(values []int32, fixed float64) int32 {
@@ -444,7 +461,7 @@ func (f *field) update(e *Engine, r int32) bool {
 	was := f.cell[r]
 	now := none
 	if e.able(f.class, r) {
-		if now = was; was == none || len(f.class.rules.cells)+len(f.class.rules.soft) > 0 {
+		if now = was; was == none || !f.inCell(r, was) {
 			now = f.cellOf(e, r)
 		}
 	}

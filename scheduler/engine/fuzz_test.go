@@ -53,7 +53,7 @@ func FuzzRules(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, attribute, op, value, app, over string, weight int, anti bool) {
 		try(t, Ask{
-			App: "/a", Count: 3, Need: model.Resources{CPUs: 100},
+			App: "/a", Count: 3, Role: model.RoleID(over), Need: model.Resources{CPUs: 100},
 			Constraints: []model.Constraint{{Attribute: attribute, Operator: model.Operator(op), Value: value}},
 			Affinity:    []model.Affinity{{App: app, Over: over, Weight: weight, Anti: anti}},
 			Spread:      []model.Spread{{Over: over, Weight: weight, Targets: map[string]int{value: weight}}},
@@ -63,19 +63,38 @@ func FuzzRules(f *testing.F) {
 
 // FuzzAskOf protects that whatever passes validation can be placed or refused, and explained.
 func FuzzAskOf(f *testing.F) {
-	f.Add([]byte(`{"containers":[{"image":"x","cpus":0.5,"memory":"1GiB","gpus":0.5,"gpuModels":["T4"],"custom":{"slot":1,"seat":0.5}},{"name":"b","gpus":2}]}`))
-	f.Add([]byte(`{"instances":3,"containers":[{"command":["x"]}],"endpoints":[{"name":"a","port":80},{"name":"b","protocol":"udp"}],"constraints":[{"attribute":"rack","operator":"GROUP_BY","value":"2"}]}`))
-	f.Add([]byte(`{"containers":[{"image":"x","memory":"8EiB","disk":"7EiB"},{"name":"b","image":"x","memory":"7EiB","custom":{"seat":1e12}}],"role":"/a/b","priority":0,"placement":"spread","spread":[{"over":"zone","targets":{"za":70}}]}`))
-	f.Add([]byte(`{"containers":[{"image":"x"}],"affinity":[{"app":"/a","anti":true},{"app":"/*","over":"zone","weight":20}],"isolation":"vm"}`))
+	for _, text := range []string{
+		`{"containers":[{"image":"x","cpus":0.5,"memory":"1GiB","gpus":0.5,"gpuModels":["T4"],"custom":{"slot":1,"seat":0.5}},{"name":"b","image":"y","gpus":2}]}`,
+		`{"instances":3,"containers":[{"command":["x"]}],"endpoints":[{"name":"a","port":80},{"name":"b","protocol":"udp"}],"constraints":[{"attribute":"rack","operator":"GROUP_BY","value":"2"}]}`,
+		`{"containers":[{"image":"x","memory":"1024TiB","disk":"1024TiB"},{"name":"b","image":"x","memory":"1024TiB","custom":{"seat":1e12}}],"role":"/a/b","priority":0,"placement":"spread","spread":[{"over":"zone","targets":{"za":70}}]}`,
+		`{"containers":[{"image":"x"}],"affinity":[{"app":"/a","anti":true},{"app":"/*","over":"zone","weight":20}],"isolation":"vm"}`,
+	} {
+		if _, err := specOf([]byte(text)); err != nil {
+			f.Fatalf("%s: %v", text, err)
+		}
+		f.Add([]byte(text))
+	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		var s model.Spec
-		if json.Unmarshal(text, &s) != nil || len(s.Validate()) > 0 {
+		s, err := specOf(text)
+		if err != nil {
 			return
 		}
-		a := AskOf(&model.AppVersion{App: "/a", Spec: &s})
+		a := AskOf(&model.AppVersion{App: "/a", Spec: s})
 		if a.Need.CPUs < 0 || a.Need.Memory < 0 || a.Need.Disk < 0 || a.Need.GPUs < 0 {
 			t.Fatalf("it asks for %+v", a.Need)
 		}
 		try(t, a)
 	})
+}
+
+func specOf(text []byte) (*model.Spec, error) {
+	var s model.Spec
+	if err := json.Unmarshal(text, &s); err != nil {
+		return nil, err
+	}
+	s.ID = "/a"
+	if errs := s.Validate(); len(errs) > 0 {
+		return nil, errs
+	}
+	return &s, nil
 }

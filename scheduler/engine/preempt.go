@@ -26,7 +26,7 @@ type Victim struct {
 	Why      string // a sentence
 }
 
-// maxLooked bounds how many nodes with victims are compared. The next search goes on where the last one stopped.
+// maxLooked bounds how many nodes are looked at from the first one with victims on. The next search goes on where the last one stopped.
 const maxLooked = 512
 
 // Preempt finds whom to end so that one more instance of c gets a place, and keeps the place for it: until the victims
@@ -62,11 +62,11 @@ func (e *Engine) bestTrial(c *Class, spare func(model.AppID) int) *trial {
 			continue
 		}
 		t := e.try(c, r, spare, best)
-		if t == nil {
-			continue
-		}
-		if best == nil || t.before(best) {
+		if t != nil && (best == nil || t.before(best)) {
 			best = t
+		}
+		if best == nil {
+			continue
 		}
 		if looked++; looked >= maxLooked {
 			e.hunted = (r + 1) % n
@@ -195,8 +195,8 @@ func (e *Engine) try(c *Class, r int32, spare func(model.AppID) int, best *trial
 	for h := e.first[r]; h != none; h = e.at(h).next {
 		x := e.at(h)
 		if !x.leaving {
-			if !e.victim(x, c) {
-				continue
+			if best != nil && best.breaks == 0 && x.class.Priority >= best.top || !e.victim(x, c) {
+				continue // with it the trial would be no better
 			}
 			s.list = append(s.list, h)
 		}
@@ -207,7 +207,15 @@ func (e *Engine) try(c *Class, r int32, spare func(model.AppID) int, best *trial
 	}
 	slices.SortFunc(s.list, func(a, b int32) int {
 		x, y := e.at(a), e.at(b)
-		return cmp.Or(cmp.Compare(x.class.Priority, y.class.Priority), -cmp.Compare(e.weigh(x.class, r), e.weigh(y.class, r)), compareHolds(x, y))
+		if d := x.class.Priority - y.class.Priority; d != 0 {
+			return d
+		}
+		if x.class != y.class {
+			if d := cmp.Compare(e.weigh(y.class, r), e.weigh(x.class, r)); d != 0 {
+				return d
+			}
+		}
+		return compareHolds(x, y)
 	})
 	for _, h := range s.list {
 		s.most = most(s.most, e.at(h).class.need)
@@ -233,6 +241,9 @@ func most(a, b policy.Amounts) policy.Amounts {
 
 // compareHolds brings those together that are alike.
 func compareHolds(x, y *hold) int {
+	if x.class == y.class {
+		return cmp.Compare(x.id, y.id)
+	}
 	return cmp.Or(cmp.Compare(x.class.App, y.class.App), cmp.Compare(x.class.Template, y.class.Template), cmp.Compare(x.id, y.id))
 }
 
@@ -298,7 +309,10 @@ func (e *Engine) preemptQuota(c *Class, id model.InstanceID, spare func(model.Ap
 	}
 	slices.SortFunc(s.list, func(a, b int32) int {
 		x, y := e.at(a), e.at(b)
-		return cmp.Or(cmp.Compare(x.class.Priority, y.class.Priority), compareHolds(x, y))
+		if d := x.class.Priority - y.class.Priority; d != 0 {
+			return d
+		}
+		return compareHolds(x, y)
 	})
 	t := s.run()
 	if t == nil || len(t.victims) == 0 {

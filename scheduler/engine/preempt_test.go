@@ -236,11 +236,40 @@ func (s *siege) preempt(c *Class) {
 			s.t.Fatalf("without %v %s still %s", p.Victims, p.Node, why)
 		}
 	})
+	later := s.e.FreeLater(p.Node)
+	s.without(s.leaving, func() {
+		want := s.left(p.Node).Sub(takes(c.Ask))
+		if s.res == nil && (later.CPUs != want.CPUs || later.GPUs != want.GPUs) {
+			s.t.Fatalf("%s will have %v free, said %v", p.Node, want, later)
+		}
+	})
 	s.kept[id] = p.Node
 	s.on[id] = placed{s.e.placementOf(s.e.at(s.e.index[id])), c.Ask}
 	if c.Volumes > 0 {
 		s.vols[model.VolumeID(id)] = Loan{Node: p.Node, Resources: model.Resources{Disk: c.Volumes}}
 	}
+}
+
+// left returns what instances leave of a node.
+func (s *siege) left(node model.NodeID) model.Resources {
+	free := s.nodes[node].Capacity
+	free.GPUs = 1000 * model.GPU(len(s.nodes[node].GPUs))
+	for _, p := range s.on {
+		if p.Node == node {
+			free = free.Sub(takes(p.ask))
+		}
+	}
+	return free
+}
+
+// takes returns what an instance takes of a node, devices included.
+func takes(a Ask) model.Resources {
+	r := a.Need
+	r.GPUs = 0
+	for _, g := range a.GPUs {
+		r.GPUs += g.Amount
+	}
+	return r
 }
 
 // settle asks for the places that are kept: who has to wait for nobody any more gets just that place.

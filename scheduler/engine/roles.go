@@ -82,10 +82,18 @@ func newRoles() *roles {
 	return &roles{root: root, all: map[model.RoleID]*role{model.RootRole: root}}
 }
 
-// of returns a role, which it makes when nobody defined it: it has no limit then, and weight 1.
+// of returns a role, which it makes when nobody defined it: it has no limit then, and weight 1. What is no role's id means
+// the root; validation refuses it.
 func (t *roles) of(id model.RoleID) *role {
 	if r := t.all[id]; r != nil {
 		return r
+	}
+	clean, err := model.ParseRoleID(string(id))
+	if err != nil {
+		return t.root
+	}
+	if clean != id {
+		return t.of(clean)
 	}
 	up := t.of(id.Parent())
 	r := &role{id: id, parent: up, depth: up.depth + 1}
