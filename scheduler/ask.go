@@ -132,7 +132,7 @@ func (l *Loop) plan(v state.View, s *model.Spec) model.Plan {
 		ids[i] = model.InstanceID(fmt.Sprintf("plan of %s %d", s.ID, i))
 	}
 	out.Funnel, _ = en.Explain(class)
-	placed := en.PlaceAll([]*engine.Want{{Class: class, IDs: ids}}, nil)
+	placed := en.Place(class, ids, nil) // not PlaceAll: a round of the loop may be under way
 	if len(placed) < len(ids) {
 		out.Funnel, _ = en.Explain(class)
 	}

@@ -30,7 +30,7 @@ type Victim struct {
 const maxLooked = 512
 
 // Preempt finds whom to end so that one more instance of c gets a place, and keeps the place for it: until the victims
-// are over nobody else gets it. They are of the class's own role and less important, or of roles that have more than
+// are over nobody else gets it. Where what leaves already will do there are no victims, but the place is kept as well. They are of the class's own role and less important, or of roles that have more than
 // their guarantee while the class's role lacks its own. Fewest go, the least important first; none whose app would fall
 // below its floor, unless nothing else can help. spare returns how many instances an app can lose before that.
 func (e *Engine) Preempt(c *Class, id model.InstanceID, spare func(model.AppID) int) (Preemption, bool) {
@@ -58,7 +58,7 @@ func (e *Engine) Preempt(c *Class, id model.InstanceID, spare func(model.AppID) 
 			break
 		}
 	}
-	if best == nil || len(best.victims) == 0 { // without any: what leaves already will do
+	if best == nil { // without any victims what leaves already will do
 		return Preemption{}, false
 	}
 	p := Preemption{ID: id, Node: e.info[best.row].ID}
@@ -258,7 +258,7 @@ func (e *Engine) preemptQuota(c *Class, id model.InstanceID, spare func(model.Ap
 	for ; n < len(list) && !limited(full, &used, &c.vector); n++ {
 		used = used.sub(e.at(list[n]).class.vector)
 	}
-	if !limited(full, &used, &c.vector) {
+	if !limited(full, &used, &c.vector) || !e.fitsWithout(c, list[:n]) {
 		return Preemption{}, false
 	}
 	p := Preemption{ID: id}
@@ -266,6 +266,25 @@ func (e *Engine) preemptQuota(c *Class, id model.InstanceID, spare func(model.Ap
 		p.Victims = append(p.Victims, e.condemn(h, c, spare))
 	}
 	return p, len(p.Victims) > 0
+}
+
+// fitsWithout reports whether there is a place for c once some holds are no more. To end them for a limit alone would be
+// in vain, again and again.
+func (e *Engine) fitsWithout(c *Class, holds []int32) bool {
+	for _, h := range holds {
+		e.lift(h, 1)
+	}
+	found := false
+	for r := range int32(len(e.info)) {
+		if e.able(c, r) && e.fits(c, r) && e.rulesAllow(c, r) {
+			found = true
+			break
+		}
+	}
+	for _, h := range slices.Backward(holds) {
+		e.lift(h, -1)
+	}
+	return found
 }
 
 // alone reports whether r's own limit, not those above it, lets one more instance of v in.
