@@ -469,3 +469,63 @@ func (b *busy) rest() {
 		}
 	}
 }
+
+// TestTwoLeaders protects the time in which a leader does not know yet that another leads: both work at full speed on the
+// same instances, and only one of them writes.
+func TestTwoLeaders(t *testing.T) {
+	s := newShaky(t, time.Now)
+	h := &hand{TB: t, was: map[model.InstanceID]*model.Instance{}}
+	write := func(fn func(*state.Tx)) {
+		if err := s.servers[0].Update(t.Context(), func(tx *state.Tx) error { fn(tx); return nil }); err != nil {
+			t.Error(err)
+		}
+	}
+	write(func(tx *state.Tx) {
+		for n := range 6 {
+			tx.PutNode(node(fmt.Sprint("n", n), 8000, 16*model.GiB, 31000, 31020))
+		}
+		tx.PutVersion(app("/web", 100, 128*model.MiB, model.Endpoint{Name: "main"}))
+		tx.PutVersion(prioritized(app("/low", 500, 128*model.MiB), 10))
+	})
+	var wg sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	for term := range 6 {
+		leader, err := s.servers[term%2].Lead(t.Context(), fmt.Sprint(term))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := New(leader, Config{Logger: slog.New(slog.DiscardHandler)})
+		l.chunk = 5
+		wg.Go(func() {
+			if err := l.Run(ctx); !errors.Is(err, state.ErrDeposed) && !errors.Is(err, context.Canceled) {
+				t.Errorf("term %d ended with %v", term, err)
+			}
+		})
+		_, watch := s.servers[0].Watch()
+		write(func(tx *state.Tx) {
+			for n := range 25 {
+				tx.PutInstance(pending("/web", 100*term+n))
+				tx.PutInstance(pending("/low", 100*term+n))
+			}
+		})
+		for placed(s.servers[0].View(), "/web") < min(21*(term+1), 126) { // the next leader comes while this one is busy
+			<-watch.Ready()
+			h.react(s.servers[0])
+			h.check(s.servers[0].View())
+		}
+		watch.Close()
+	}
+	stop()
+	wg.Wait()
+}
+
+func placed(v state.View, app model.AppID) int {
+	n := 0
+	for i := range v.InstancesOf(app) {
+		if i.Node != "" && i.Live() {
+			n++
+		}
+	}
+	return n
+}
