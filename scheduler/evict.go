@@ -133,11 +133,7 @@ func (l *Loop) makeRoom(ctx context.Context, tried []*queue) error {
 func (l *Loop) keep(v state.View, id model.InstanceID, p engine.Preemption, had keeping) bool {
 	k := keeping{p.Node, p.Victims}
 	if len(p.Victims) == 0 {
-		preempted := false
-		for i := range v.InstancesOn(p.Node) {
-			preempted = preempted || !i.Over() && i.Evict != nil && i.Evict.Kind == model.EvictPreempt
-		}
-		if !preempted {
+		if l.pic.ousted.of[p.Node] == 0 {
 			l.pic.engine.Release(id)
 			return false
 		}
@@ -147,6 +143,29 @@ func (l *Loop) keep(v state.View, id model.InstanceID, p engine.Preemption, had 
 	}
 	l.kept[id] = k
 	return true
+}
+
+// reclaim keeps the places again for which others were told to end before this server led, and which nobody has yet.
+func (l *Loop) reclaim(v state.View) {
+	if len(l.pic.ousted.all) == 0 {
+		return
+	}
+	none := func(model.AppID) int { return 0 }
+	list, _ := l.claims(v, slices.Collect(maps.Values(l.queues)))
+	for _, q := range list {
+		e := l.pic.entry(v, q.key)
+		q.ids.Scan(func(id model.InstanceID) bool {
+			p, ok := l.pic.engine.Preempt(e.class, id, none)
+			if ok && len(p.Victims) > 0 { // nobody was told to end for it
+				l.pic.engine.Release(id)
+				for _, x := range p.Victims {
+					l.pic.engine.Leaving(x.ID, false)
+				}
+				return false
+			}
+			return ok && l.keep(v, id, p, keeping{})
+		})
+	}
 }
 
 // claims returns the queues for which others may have to end, the most important first. Places that are kept for the less

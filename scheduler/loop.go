@@ -191,6 +191,7 @@ func (l *Loop) restart(v state.View, now time.Time) {
 	for i := range v.Pending() {
 		l.enqueue(i.ID, i)
 	}
+	l.reclaim(v)
 }
 
 // placeAll gives places to as many as fit, and writes them down, with those in batch.

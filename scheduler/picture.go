@@ -20,8 +20,9 @@ type picture struct {
 	pools   map[string]model.Policy
 	changes map[model.NodeID]time.Time // when a maintenance window of a node begins or ends next
 	next    time.Time                  // the first of changes, zero for none
-	to      marks                      // instances that are to move to a certain node
-	lost    marks                      // instances that were preempted and count as healthy still
+	to      marks[model.AppID]         // instances that are to move to a certain node
+	lost    marks[model.AppID]         // instances that were preempted and count as healthy still
+	ousted  marks[model.NodeID]        // instances that were preempted and are not over
 }
 
 // entry is a class and the version that it was made from.
@@ -39,7 +40,7 @@ func newPicture(v state.View, now time.Time) *picture {
 	p := &picture{
 		engine: engine.New(engine.Config{}), classes: map[classKey]*entry{}, of: map[*engine.Class]*entry{},
 		byApp: map[model.AppID][]*entry{}, pools: map[string]model.Policy{}, changes: map[model.NodeID]time.Time{},
-		to: newMarks(), lost: newMarks(),
+		to: newMarks[model.AppID](), lost: newMarks[model.AppID](), ousted: newMarks[model.NodeID](),
 	}
 	for pool := range v.Pools() {
 		p.pools[pool.Name] = pool.Placement
@@ -331,15 +332,19 @@ func leaving(i *model.Instance) bool {
 	return i.Desired == model.Halt || i.Evict != nil && i.Evict.Kind == model.EvictPreempt
 }
 
-// aim follows which instances are to move to a certain node, and which of those that were preempted count as healthy
-// still.
+// aim follows the instances that have to leave: whom others look at.
 func (p *picture) aim(id model.InstanceID, i *model.Instance, here bool) {
-	p.to.set(id, i, here && i.Live() && i.Evict != nil && i.Evict.To != "")
-	lost := false
-	if here && i.Evict != nil && i.Evict.Kind == model.EvictPreempt {
-		_, lost = i.HealthySince()
+	if !here || i.Evict == nil {
+		p.to.set(id, "", false)
+		p.lost.set(id, "", false)
+		p.ousted.set(id, "", false)
+		return
 	}
-	p.lost.set(id, i, lost)
+	_, healthy := i.HealthySince()
+	preempted := i.Evict.Kind == model.EvictPreempt
+	p.to.set(id, i.App, i.Live() && i.Evict.To != "")
+	p.lost.set(id, i.App, preempted && healthy)
+	p.ousted.set(id, i.Node, preempted)
 }
 
 // heirTo returns the node that an instance has to go to since it takes over from one that is to move there; empty for any.
@@ -353,27 +358,27 @@ func (p *picture) heirTo(v state.View, i *model.Instance) model.NodeID {
 	return ""
 }
 
-// marks is a set of instances, counted by app.
-type marks struct {
-	all map[model.InstanceID]model.AppID
-	of  map[model.AppID]int
+// marks is a set of instances, counted by something.
+type marks[K comparable] struct {
+	all map[model.InstanceID]K
+	of  map[K]int
 }
 
-func newMarks() marks {
-	return marks{map[model.InstanceID]model.AppID{}, map[model.AppID]int{}}
+func newMarks[K comparable]() marks[K] {
+	return marks[K]{map[model.InstanceID]K{}, map[K]int{}}
 }
 
-// set puts an instance in or takes it out; i may be nil to take it out.
-func (m *marks) set(id model.InstanceID, i *model.Instance, in bool) {
-	app, was := m.all[id]
+// set puts an instance in, or takes it out, whatever key it was under.
+func (m *marks[K]) set(id model.InstanceID, key K, in bool) {
+	old, was := m.all[id]
 	switch {
 	case in && !was:
-		m.all[id] = i.App
-		m.of[i.App]++
+		m.all[id] = key
+		m.of[key]++
 	case was && !in:
 		delete(m.all, id)
-		if m.of[app]--; m.of[app] == 0 {
-			delete(m.of, app)
+		if m.of[old]--; m.of[old] == 0 {
+			delete(m.of, old)
 		}
 	}
 }
