@@ -269,8 +269,8 @@ func (p *picture) withVolumes(e *entry) *engine.Class {
 	return e.fresh
 }
 
-// missing returns the class of instances that have some of their volumes.
-func (p *picture) missing(e *entry, have []*model.PersistentVolume) *engine.Class {
+// lacks returns the size of the volumes that an instance with some of them needs besides.
+func (e *entry) lacks(have []*model.PersistentVolume) model.Bytes {
 	size := e.volumes
 	for _, vol := range have {
 		for i := range e.spec.Volumes {
@@ -279,6 +279,12 @@ func (p *picture) missing(e *entry, have []*model.PersistentVolume) *engine.Clas
 			}
 		}
 	}
+	return max(0, size)
+}
+
+// missing returns the class of instances that have some of their volumes.
+func (p *picture) missing(e *entry, have []*model.PersistentVolume) *engine.Class {
+	size := e.lacks(have)
 	if size <= 0 {
 		return e.class
 	}

@@ -204,10 +204,11 @@ func TestLateChangesWin(t *testing.T) {
 	}
 }
 
-// interloper writes once, in the first transaction, before its owner does.
+// interloper writes once, in the first transaction, before its owner does, and sees each of them.
 type interloper struct {
 	state.Store
-	do func(*state.Tx)
+	do   func(*state.Tx)
+	each func()
 }
 
 func (s *interloper) Update(ctx context.Context, fn func(*state.Tx) error) error {
@@ -215,6 +216,9 @@ func (s *interloper) Update(ctx context.Context, fn func(*state.Tx) error) error
 		if s.do != nil {
 			s.do(tx)
 			s.do = nil
+		}
+		if s.each != nil {
+			s.each()
 		}
 		return fn(tx)
 	})
