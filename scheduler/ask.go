@@ -241,7 +241,7 @@ func (l *Loop) planPreemption(v state.View, class *engine.Class, ids []model.Ins
 	spare := l.spares(v)
 	var placed []engine.Placement
 	for _, id := range ids {
-		p, ok := l.pic.engine.Preempt(class, id, spare)
+		p, ok := l.preempt(class, id, spare)
 		if !ok {
 			break
 		}

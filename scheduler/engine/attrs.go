@@ -11,19 +11,30 @@ type attribute struct {
 	value  []int32 // by row; none for nodes without it
 	values []string
 	number map[string]int32
+	refs   int // filters and tallies that look at it
 }
 
-// attribute returns an attribute's column, which it makes when nobody asked for it before.
+// attribute returns an attribute's column, for one more that looks at it. It makes it when nobody does.
 func (e *Engine) attribute(name string) *attribute {
 	if a := e.attrs[name]; a != nil {
+		a.refs++
 		return a
 	}
-	a := &attribute{value: make([]int32, len(e.info)), number: map[string]int32{}}
+	a := &attribute{value: make([]int32, len(e.info)), number: map[string]int32{}, refs: 1}
 	e.attrs[name] = a
 	for r := range e.info {
 		a.set(int32(r), &e.info[r], name)
 	}
 	return a
+}
+
+// leave says that one less looks at an attribute.
+func (e *Engine) leave(name string) {
+	if a := e.attrs[name]; a != nil {
+		if a.refs--; a.refs == 0 {
+			delete(e.attrs, name)
+		}
+	}
 }
 
 func (a *attribute) set(r int32, n *Node, name string) {
@@ -88,46 +99,59 @@ func (n *Node) attribute(name string) (string, bool) {
 // filter is a constraint that looks at one node alone: LIKE, UNLIKE, IS, and CLUSTER with a value. It is asked once for
 // each value, not for each node.
 type filter struct {
+	of      model.Constraint
 	attr    *attribute
 	matches func(string) bool
 	absent  bool   // what nodes without the attribute get
 	answer  []int8 // by value: 0 not asked yet, 1 yes, 2 no
+	refs    int    // classes that have it
 }
 
-// maxFilters bounds how many filters are remembered.
-const maxFilters = 4096
-
-// filter returns the filter of a constraint, nil when it counts instances.
-func (e *Engine) filter(c model.Constraint) *filter {
-	if f, ok := e.filters[c]; ok {
-		return f
-	}
-	f := &filter{}
+// filters reports whether a constraint looks at one node alone.
+func filters(c model.Constraint) bool {
 	switch c.Operator {
-	case model.OpLike, model.OpUnlike:
-		want := c.Operator == model.OpLike
-		re, err := c.Pattern()
-		if err != nil { // validation refuses it; nothing matches
-			re = regexp.MustCompile(`\A\z.`)
-		}
-		f.matches = func(v string) bool { return re.MatchString(v) == want }
-		f.absent = !want
-	case model.OpIs:
-		f.matches = func(v string) bool { return v == c.Value }
+	case model.OpLike, model.OpUnlike, model.OpIs:
+		return true
 	case model.OpCluster:
-		if c.Value == "" {
-			return nil
+		return c.Value != ""
+	}
+	return false
+}
+
+// filter returns the filter of a constraint that filters, for one more class.
+func (e *Engine) filter(c model.Constraint) *filter {
+	f := e.filters[c]
+	if f == nil {
+		f = &filter{of: c, attr: e.attribute(c.Attribute), matches: func(v string) bool { return v == c.Value }}
+		if c.Operator == model.OpLike || c.Operator == model.OpUnlike {
+			f.absent = c.Operator == model.OpUnlike
+			f.matches = pattern(c)
 		}
-		f.matches = func(v string) bool { return v == c.Value }
-	default:
-		return nil
+		e.filters[c] = f
 	}
-	f.attr = e.attribute(c.Attribute)
-	if len(e.filters) >= maxFilters {
-		clear(e.filters) // classes keep theirs
-	}
-	e.filters[c] = f
+	f.refs++
 	return f
+}
+
+// pattern returns what asks LIKE or UNLIKE of a value.
+func pattern(c model.Constraint) func(string) bool {
+	re, err := c.Pattern()
+	if err != nil { // validation refuses it; nothing matches
+		re = regexp.MustCompile(`\z.`)
+	}
+	want := c.Operator == model.OpLike
+	return func(v string) bool { return re.MatchString(v) == want }
+}
+
+// dropFilters gives back the filters of a class.
+func (e *Engine) dropFilters(c *Class) {
+	for _, f := range c.filters {
+		if f.refs--; f.refs == 0 {
+			delete(e.filters, f.of)
+			e.leave(f.of.Attribute)
+		}
+	}
+	c.filters = nil
 }
 
 // passes reports whether a row satisfies the filter.

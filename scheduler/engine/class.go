@@ -25,6 +25,7 @@ type Ask struct {
 	Volumes model.Bytes
 	GPUs    []GPUWant
 	Custom  map[string]model.Units
+	Items   map[string]int // of Custom, where a node has items that are told apart; absent: as many as amount to it
 	Ports   []PortWant
 	Image   bool // runs containers from images
 	VM      bool // runs in virtual machines
@@ -70,6 +71,12 @@ func AskOf(v *model.AppVersion) Ask {
 		if c.GPUs > 0 {
 			a.GPUs = append(a.GPUs, GPUWant{c.GPUs, c.GPUModels})
 		}
+		for name, amount := range c.Custom { // no item is divided between containers
+			if a.Items == nil {
+				a.Items = map[string]int{}
+			}
+			a.Items[name] += itemsOf(amount)
+		}
 	}
 	for _, p := range s.Endpoints {
 		a.Ports = append(a.Ports, PortWant{uint16(p.Port), p.Protocol == "udp"})
@@ -108,7 +115,11 @@ type Class struct {
 type customWant struct {
 	name   string
 	amount model.Units
+	items  int
 }
+
+// itemsOf returns how many items amount to so much.
+func itemsOf(amount model.Units) int { return int((amount + 999) / 1000) }
 
 // Class makes a class. Equal asks may be made twice; they share what can be shared.
 func (e *Engine) Class(a Ask) *Class {
@@ -120,7 +131,7 @@ func (e *Engine) Class(a Ask) *Class {
 	c.want.Disk += int64(a.Volumes)
 	c.wantGPUs(e)
 	for _, name := range slices.Sorted(maps.Keys(a.Custom)) {
-		c.custom = append(c.custom, customWant{name, a.Custom[name]})
+		c.custom = append(c.custom, customWant{name, a.Custom[name], max(a.Items[name], itemsOf(a.Custom[name]))})
 	}
 	for _, w := range a.Ports {
 		if w.Port != 0 {
@@ -143,8 +154,8 @@ func (e *Engine) Class(a Ask) *Class {
 		}
 	}
 	for _, con := range a.Constraints {
-		if f := e.filter(con); f != nil {
-			c.filters = append(c.filters, f)
+		if filters(con) {
+			c.filters = append(c.filters, e.filter(con))
 		}
 	}
 	c.group = e.groupOf(&a)
@@ -163,10 +174,22 @@ func (e *Engine) unref(c *Class) {
 	if c.live--; c.live > 0 {
 		return
 	}
+	e.dropField(c)
 	e.dropRules(c)
+	e.dropFilters(c)
 	e.dropAntis(c)
 	if c.group.classes--; c.group.classes == 0 {
 		delete(e.groups, c.group.key)
+		for _, t := range c.group.tallies {
+			e.leave(t.name)
+		}
+	}
+}
+
+// dropField forgets the field that c was the last to use.
+func (e *Engine) dropField(c *Class) {
+	if f := e.fields[c.sign]; f != nil && f.class == c {
+		delete(e.fields, c.sign)
 	}
 }
 
@@ -175,10 +198,15 @@ func (e *Engine) judge(c *Class) {
 	if c.gen == e.antiGen && c.sign != "" {
 		return
 	}
-	e.dropRules(c)
+	old := c.rules
 	e.makeRules(c)
+	e.dropList(old.all)
 	c.gen = e.antiGen
-	c.sign = c.signature(e)
+	sign := c.signature(e)
+	if sign != c.sign {
+		e.dropField(c)
+	}
+	c.sign = sign
 }
 
 // signature names what classes must have in common to share a field.
@@ -213,6 +241,7 @@ func (c *Class) signature(e *Engine) string {
 	for _, w := range c.custom {
 		text(w.name)
 		number(int64(w.amount))
+		number(int64(w.items))
 	}
 	number(int64(c.any[tcp]))
 	number(int64(c.any[udp]))
@@ -222,10 +251,8 @@ func (c *Class) signature(e *Engine) string {
 		}
 	}
 	number(-1)
-	for _, con := range c.Constraints {
-		if e.filter(con) == nil {
-			continue
-		}
+	for _, f := range c.filters {
+		con := &f.of
 		text(con.Attribute)
 		text(string(con.Operator))
 		text(con.Value)

@@ -17,8 +17,12 @@ const (
 
 // Defrag proposes moves after which free room of a pool comes in larger pieces: it empties nodes that little runs on, as far
 // as other nodes that are in use already take all of it, keeping every rule. movable says which instances may be moved at
-// all. Nothing is changed.
+// all; none is that prefers a place, or that makes its volumes where it goes. In a pool where work is to be spread or
+// balanced nothing is proposed. Nothing is changed.
 func (e *Engine) Defrag(pool string, movable func(model.InstanceID) bool) []model.Move {
+	if cmp.Or(e.pools[pool], model.PolicyPack) != model.PolicyPack {
+		return nil
+	}
 	var rows []int32
 	for r := range int32(len(e.info)) {
 		n := &e.info[r]
@@ -55,6 +59,11 @@ func (e *Engine) Defrag(pool string, movable func(model.InstanceID) bool) []mode
 	return moves
 }
 
+// settled reports whether instances of c are where they want to be, not only where they fit.
+func (c *Class) settled() bool {
+	return c.scatter || c.Volumes > 0 || slices.ContainsFunc(c.rules.all, func(u rule) bool { return !u.kind.hard() })
+}
+
 func (e *Engine) loaned(r int32) int {
 	n := 0
 	for _, l := range e.loans {
@@ -70,7 +79,7 @@ func (e *Engine) loaned(r int32) int {
 func (e *Engine) empty(r int32, others []int32, movable func(model.InstanceID) bool, received map[int32]bool) ([]model.Move, []func()) {
 	var list []int32
 	for h := e.first[r]; h != none; h = e.at(h).next {
-		if x := e.at(h); x.waits || x.leaving || len(list) == maxMoved || !movable(x.id) {
+		if x := e.at(h); x.waits || x.leaving || len(list) == maxMoved || x.class.settled() || !movable(x.id) {
 			return nil, nil
 		}
 		list = append(list, h)
@@ -85,9 +94,10 @@ func (e *Engine) empty(r int32, others []int32, movable func(model.InstanceID) b
 	for _, h := range list {
 		x := *e.at(h)
 		old := e.placementOf(&x)
+		home, next := e.ports[r], e.ports[r].next
 		x.class.live++ // the hold is not the last thing that keeps it
 		e.Release(x.id)
-		undo = append(undo, func() { e.Hold(old, x.class); e.unref(x.class) })
+		undo = append(undo, func() { e.Hold(old, x.class); e.unref(x.class); home.next = next })
 		e.judge(x.class)
 		best := none
 		for i := 0; i < len(others) && i < maxTargets; i++ {
@@ -102,6 +112,8 @@ func (e *Engine) empty(r int32, others []int32, movable func(model.InstanceID) b
 			}
 			return nil, nil
 		}
+		there, port := e.ports[best], e.ports[best].next
+		undo = append(undo, func() { there.next = port })
 		e.take(x.id, x.class, best)
 		to = append(to, best)
 		moves = append(moves, model.Move{Instance: x.id, App: x.class.App, From: e.info[r].ID, To: e.info[best].ID, Gain: gain})

@@ -14,8 +14,15 @@ const (
 
 // devices are the graphics processors of one row.
 type devices struct {
-	free  []int32 // thousandths
+	free  []int32 // thousandths, never below 0
+	owed  []int32 // thousandths that were taken though they were not free
 	model []uint8 // numbers
+}
+
+// take takes an amount of a device, or with a negative amount gives it back.
+func (g *devices) take(d int, amount int32) {
+	left := g.free[d] - g.owed[d] - amount
+	g.free[d], g.owed[d] = max(0, left), max(0, -left)
 }
 
 // gpuWant is a GPUWant in the engine's numbers: whole devices, or a share of one.
@@ -24,6 +31,7 @@ type gpuWant struct {
 	share  int32  // thousandths
 	models uint64 // bit set, 0 for any
 	names  []string
+	at     int // index in the class's GPUs
 }
 
 func (w *gpuWant) total() int64 { return int64(w.whole)*wholeDevice + int64(w.share) }
@@ -32,13 +40,35 @@ func (w *gpuWant) total() int64 { return int64(w.whole)*wholeDevice + int64(w.sh
 type deviceTake struct {
 	device int32
 	amount int32
+	want   int // index in the class's GPUs
 }
 
 // stock is what a row has of one custom resource.
 type stock struct {
 	free  model.Units
 	items []string // when they are told apart
-	taken []bool   // of items
+	taken []int32  // of items: by how many
+	left  int      // items that nobody has
+}
+
+// has reports whether w is free.
+func (s *stock) has(w *customWant) bool {
+	return s != nil && s.free >= w.amount && (len(s.items) == 0 || s.left >= w.items)
+}
+
+// take takes an item n times; negative gives it back.
+func (s *stock) take(item string, n int32) {
+	i := slices.Index(s.items, item)
+	if i < 0 {
+		return
+	}
+	was := s.taken[i] > 0
+	s.taken[i] += n
+	if is := s.taken[i] > 0; is && !was {
+		s.left--
+	} else if was && !is {
+		s.left++
+	}
 }
 
 func (e *Engine) modelNumber(name string) uint8 {
@@ -52,8 +82,8 @@ func (e *Engine) modelNumber(name string) uint8 {
 
 // wantGPUs fills in what c asks of devices.
 func (c *Class) wantGPUs(e *Engine) {
-	for _, g := range c.GPUs {
-		w := gpuWant{names: g.Models}
+	for i, g := range c.GPUs {
+		w := gpuWant{names: g.Models, at: i}
 		if g.Amount >= wholeDevice {
 			w.whole = int32((g.Amount + wholeDevice - 1) / wholeDevice)
 		} else {
@@ -85,7 +115,7 @@ func (e *Engine) equip(r int32) {
 	n := &e.info[r]
 	g := devices{}
 	if len(n.GPUs) > 0 {
-		g.free, g.model = make([]int32, len(n.GPUs)), make([]uint8, len(n.GPUs))
+		g.free, g.owed, g.model = make([]int32, len(n.GPUs)), make([]int32, len(n.GPUs)), make([]uint8, len(n.GPUs))
 		for d := range n.GPUs {
 			g.free[d], g.model[d] = wholeDevice, e.modelNumber(n.GPUs[d].Model)
 		}
@@ -95,13 +125,11 @@ func (e *Engine) equip(r int32) {
 	if len(n.Custom) > 0 {
 		e.custom[r] = make(map[string]*stock, len(n.Custom))
 		for name, c := range n.Custom {
-			e.custom[r][name] = &stock{free: c.Total(), items: c.Items, taken: make([]bool, len(c.Items))}
+			e.custom[r][name] = &stock{free: c.Total(), items: c.Items, taken: make([]int32, len(c.Items)), left: len(c.Items)}
 		}
 	}
 	for h := e.first[r]; h != none; h = e.at(h).next {
-		if !e.at(h).waits {
-			e.takeExtras(r, e.at(h), 1)
-		}
+		e.takeExtras(r, e.at(h), 1)
 	}
 	for _, l := range e.loans {
 		if l.row == r {
@@ -125,9 +153,7 @@ func (e *Engine) takeExtras(r int32, h *hold, sign int32) {
 			continue
 		}
 		for _, item := range h.extra.items[w.name] {
-			if n := slices.Index(s.items, item); n >= 0 {
-				s.taken[n] = sign > 0
-			}
+			s.take(item, sign)
 		}
 	}
 }
@@ -136,7 +162,7 @@ func (e *Engine) takeShares(r int32, shares []model.GPUShare, sign int32) {
 	for _, g := range shares {
 		for d := range e.info[r].GPUs {
 			if e.info[r].GPUs[d].ID == g.ID {
-				e.gpu[r].free[d] -= sign * int32(g.Share)
+				e.gpu[r].take(d, sign*int32(g.Share))
 				break
 			}
 		}
@@ -184,11 +210,11 @@ func (e *Engine) choose(c *Class, r int32, named int) []deviceTake {
 				best = d
 			}
 		}
-		out = append(out, deviceTake{int32(best), w.share})
+		out = append(out, deviceTake{int32(best), w.share, w.at})
 	}
 	for d, free := range g.free {
 		if int32(len(out)) < w.whole && free == wholeDevice && e.accepts(w, r, d) {
-			out = append(out, deviceTake{int32(d), wholeDevice})
+			out = append(out, deviceTake{int32(d), wholeDevice, w.at})
 		}
 	}
 	e.choice = out
@@ -231,7 +257,7 @@ func (e *Engine) chooseMany(c *Class, r int32) ([]deviceTake, bool) {
 				return false
 			}
 			free[d] -= amount
-			out = append(out, deviceTake{int32(d), amount})
+			out = append(out, deviceTake{int32(d), amount, w.at})
 			if place(next, rest) {
 				return true
 			}
@@ -244,10 +270,26 @@ func (e *Engine) chooseMany(c *Class, r int32) ([]deviceTake, bool) {
 	return out, ok
 }
 
+// deal writes down what was chosen, in the order of the containers that want it: the agent deals it out to them in that
+// order. So a device may be named twice, when another one's turn is in between.
+func (e *Engine) deal(r int32, takes []deviceTake) []model.GPUShare {
+	slices.SortStableFunc(takes, func(a, b deviceTake) int { return cmp.Compare(a.want, b.want) })
+	out := make([]model.GPUShare, 0, len(takes))
+	for _, t := range takes {
+		id := e.info[r].GPUs[t.device].ID
+		if n := len(out) - 1; n >= 0 && out[n].ID == id {
+			out[n].Share += model.GPU(t.amount)
+		} else {
+			out = append(out, model.GPUShare{ID: id, Share: model.GPU(t.amount)})
+		}
+	}
+	return out
+}
+
 // customFits reports whether a row has the custom resources for one more instance of c.
 func (e *Engine) customFits(c *Class, r int32) bool {
-	for _, w := range c.custom {
-		if s := e.custom[r][w.name]; s == nil || s.free < w.amount {
+	for i := range c.custom {
+		if !e.custom[r][c.custom[i].name].has(&c.custom[i]) {
 			return false
 		}
 	}
@@ -265,8 +307,8 @@ func (e *Engine) pickItems(c *Class, r int32) map[string][]string {
 		if out == nil {
 			out = map[string][]string{}
 		}
-		for n := 0; n < len(s.items) && model.Units(len(out[w.name]))*1000 < w.amount; n++ {
-			if !s.taken[n] {
+		for n := 0; n < len(s.items) && len(out[w.name]) < w.items; n++ {
+			if s.taken[n] == 0 {
 				out[w.name] = append(out[w.name], s.items[n])
 			}
 		}

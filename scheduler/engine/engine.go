@@ -60,6 +60,7 @@ type Engine struct {
 	booked []*booking       // reservations; nil for none
 	first  []int32          // newest hold, none for none
 	sum    vector           // capacity of all known nodes
+	sumGen uint64           // counts changes of sum, from 1
 
 	log     []int32 // rows that changed, oldest first
 	logBase uint64  // how many were dropped from the log's head
@@ -71,6 +72,7 @@ type Engine struct {
 	antis    []anti
 	antiGen  uint64 // counts changes of antis
 	tallyGen uint64 // counts changes of tallies
+	counts   uint64 // counts changes of all tallies
 	groups   map[groupKey]*group
 
 	pages   []*[holdPage]hold
@@ -79,12 +81,17 @@ type Engine struct {
 	index   map[model.InstanceID]int32
 	volumes map[model.VolumeID]volume
 	loans   map[string]loan
+	claims  map[int32]int // by row: holds that wait; absent for none
+	hunted  int32         // row where the next search for victims begins
 	roles   *roles
 
 	small   int // up to how many nodes every class has a field
 	fields  map[string]*field
 	tree    tree
-	tick    uint64
+	tick    uint64   // counts uses of fields
+	walks   uint64   // counts walks of the tree
+	pass    uint64   // counts passes over the log
+	passed  []uint64 // by row: the last one that met it
 	scratch policy.Node
 	key     []byte
 	choice  []deviceTake
@@ -100,9 +107,9 @@ func New(cfg Config) *Engine {
 	}
 	return &Engine{
 		cfg: cfg, policies: map[model.Policy]policy.Policy{}, pools: map[string]model.Policy{},
-		rows: map[model.NodeID]int32{}, models: map[string]uint8{}, attrs: map[string]*attribute{},
+		rows: map[model.NodeID]int32{}, sumGen: 1, models: map[string]uint8{}, attrs: map[string]*attribute{},
 		filters: map[model.Constraint]*filter{}, tallies: map[tallyKey]*tally{}, groups: map[groupKey]*group{},
-		spare: none, index: map[model.InstanceID]int32{}, volumes: map[model.VolumeID]volume{}, loans: map[string]loan{},
+		spare: none, index: map[model.InstanceID]int32{}, volumes: map[model.VolumeID]volume{}, loans: map[string]loan{}, claims: map[int32]int{},
 		roles: newRoles(), small: smallCluster, fields: map[string]*field{},
 	}
 }
@@ -138,7 +145,7 @@ func (e *Engine) row(id model.NodeID) int32 {
 	e.free, e.total = append(e.free, policy.Amounts{}), append(e.total, policy.Amounts{})
 	e.kept, e.booked = append(e.kept, policy.Amounts{}), append(e.booked, nil)
 	e.ports, e.gpu, e.custom = append(e.ports, &nodePorts{}), append(e.gpu, devices{}), append(e.custom, nil)
-	e.first = append(e.first, none)
+	e.first, e.passed = append(e.first, none), append(e.passed, 0)
 	for _, a := range e.attrs {
 		a.value = append(a.value, none)
 	}
@@ -156,6 +163,7 @@ func (e *Engine) SetNode(n Node) bool {
 	if e.known[r] {
 		e.sum = e.sum.sub(e.capacity(r))
 	}
+	e.sumGen++
 	e.info[r], e.known[r] = n, true
 	e.total[r] = amounts(n.Capacity)
 	e.ports[r].reach(n.Ports)
@@ -173,6 +181,7 @@ func (e *Engine) RemoveNode(id model.NodeID) bool {
 		return false
 	}
 	e.sum = e.sum.sub(e.capacity(r))
+	e.sumGen++
 	e.known[r] = false
 	e.info[r] = Node{ID: id, Name: e.info[r].Name}
 	e.total[r] = policy.Amounts{}
@@ -220,17 +229,24 @@ func (e *Engine) capacity(r int32) vector {
 	return v
 }
 
-// refresh makes a row's free amounts what capacity, holds and reservations leave.
+// refresh makes a row's free amounts what capacity, holds and reservations leave, and notes that it changed.
 func (e *Engine) refresh(r int32) {
+	e.recompute(r)
+	e.touch(r)
+}
+
+// recompute is refresh without the note.
+func (e *Engine) recompute(r int32) {
 	f := minus(e.total[r], e.kept[r])
 	for h := e.first[r]; h != none; h = e.at(h).next {
-		f = minus(f, e.at(h).class.need)
+		if x := e.at(h); !x.lifted {
+			f = minus(f, x.class.need)
+		}
 	}
 	if b := e.booked[r]; b != nil {
 		f = minus(f, e.spoken(r, b))
 	}
 	e.free[r] = f
-	e.touch(r)
 }
 
 // touch notes that a row changed.

@@ -39,6 +39,7 @@ func (e *Engine) Begin(wants []*Want) *Round {
 			t.busy = append(t.busy, r)
 		}
 		r.wants = append(r.wants, w)
+		w.Class.asked += len(w.IDs)
 	}
 	for _, r := range t.busy {
 		slices.SortStableFunc(r.wants, func(a, b *Want) int { return compareClasses(a.Class, b.Class) })
@@ -58,10 +59,11 @@ func (t *Round) Place(limit int, out []Placement) []Placement {
 			turn = min(limit-(len(out)-start), len(w.IDs)-w.Placed)
 		}
 		had := len(out)
-		out = t.e.Place(w.Class, w.IDs[w.Placed:w.Placed+turn], out)
+		out = t.e.place(w.Class, w.IDs[w.Placed:w.Placed+turn], out)
 		got := len(out) - had
 		if w.Placed += got; got < turn || w.Placed == len(w.IDs) {
 			r.wants = r.wants[1:]
+			r.stale()
 		}
 		if len(r.wants) == 0 {
 			t.drop(r)
@@ -110,26 +112,35 @@ func compareClasses(a, b *Class) int {
 
 // wait counts n more roles with waiting work at r and above.
 func (r *role) wait(n int) {
+	r.stale()
 	for ; r != nil; r = r.parent {
 		r.waiting += n
+	}
+}
+
+// stale notes that the turns of r and of those above it are out of date.
+func (r *role) stale() {
+	for ; r != nil; r = r.parent {
+		r.turnAt = 0
 	}
 }
 
 // next returns the role whose turn it is, of r and those below it; nil when none waits.
 func (e *Engine) next(r *role) *role {
 	for r.waiting > 0 {
+		e.updateTurn(r)
 		var best *role
-		least := turn{}
+		var least turn
 		if len(r.wants) > 0 {
-			least = turn{true, e.ownShare(r)}
-			best = r
+			best, least = r, r.own
 		}
 		for _, b := range r.below {
 			if b.waiting == 0 {
 				continue
 			}
-			if t := (turn{!b.hungry(), e.dominant(b)}); best == nil || t.before(least) {
-				best, least = b, t
+			e.updateTurn(b)
+			if best == nil || b.turn.before(least) {
+				best, least = b, b.turn
 			}
 		}
 		if best == r {
@@ -153,19 +164,38 @@ func (t turn) before(o turn) bool {
 	return t.share < o.share
 }
 
-// hungry reports whether r is below its guarantee in any resource.
-func (r *role) hungry() bool {
-	return r.guaranty && !each(&r.set.Guarantee, &r.used, &vector{}, func(_ string, least, used, _ int64) bool { return used >= least })
+// updateTurn computes the turn of a role anew, if what it depends on has changed.
+func (e *Engine) updateTurn(r *role) {
+	if r.turnAt == e.sumGen {
+		return
+	}
+	r.turnAt = e.sumGen
+	r.turn = turn{!r.hungry(), e.dominant(r)}
+	r.own = turn{true, r.turn.share}
+	if len(r.wants) > 0 && len(r.below) > 0 {
+		own := role{used: r.used}
+		for _, b := range r.below {
+			own.used = own.used.sub(b.used)
+		}
+		r.own.share = e.dominant(&own)
+	}
 }
 
-// ownShare returns the dominant share of what r uses itself, without those below it.
-func (e *Engine) ownShare(r *role) float64 {
-	if len(r.below) == 0 {
-		return e.dominant(r)
+// hungry reports whether r, or a role below it, is below its guarantee of something that its waiting work takes.
+func (r *role) hungry() bool {
+	if !r.guaranty || r.waiting == 0 {
+		return false
 	}
-	own := role{used: r.used}
-	for _, b := range r.below {
-		own.used = own.used.sub(b.used)
+	lacks := !each(&r.set.Guarantee, &r.used, &r.used, func(name string, least, used, _ int64) bool {
+		return used >= least || !r.takes(name)
+	})
+	return lacks || slices.ContainsFunc(r.below, (*role).hungry)
+}
+
+// takes reports whether the work of r and of those below it that is next takes any of a resource.
+func (r *role) takes(name string) bool {
+	if len(r.wants) > 0 && r.wants[0].Class.vector.of(name) > 0 {
+		return true
 	}
-	return e.dominant(&own)
+	return r.waiting > 0 && slices.ContainsFunc(r.below, func(b *role) bool { return b.takes(name) })
 }

@@ -21,8 +21,8 @@ type field struct {
 	class *Class
 	seen  uint64 // position in the log
 	epoch uint64 // of the policy
-	soft  uint64 // changes of tallies that rows look at
-	moved uint64 // changes of tallies that cells look at
+	soft  uint64 // when tallies that rows look at changed last
+	moved uint64 // when tallies that cells look at changed last
 	used  uint64 // when, by the engine's tick
 
 	cost  []float64 // by row
@@ -92,12 +92,13 @@ func epoch(p policy.Policy) uint64 {
 	return 0
 }
 
-func changes(list []rule) uint64 {
-	var n uint64
+// changed returns when the last of the tallies that rules look at changed.
+func changed(list []rule) uint64 {
+	var at uint64
 	for i := range list {
-		n += list[i].tally.changes
+		at = max(at, list[i].tally.changed)
 	}
-	return n
+	return at
 }
 
 // build looks at every row.
@@ -133,16 +134,20 @@ func grow[T any](s []T, n int) []T { return slices.Grow(s[:0], n)[:n] }
 func (f *field) catchUp(e *Engine) {
 	c := f.class
 	rows, few := e.since(f.seen)
-	if !few || f.epoch != epoch(c.policy) || f.soft != changes(c.rules.soft)+changes(c.rules.row) && f.rowsChanged() || len(f.pos) != len(e.info) {
+	if !few || f.epoch != epoch(c.policy) || f.soft != max(changed(c.rules.soft), changed(c.rules.row)) && f.rowsChanged() || len(f.pos) != len(e.info) {
 		f.build(e, c)
 		return
 	}
 	able := false
+	e.pass++
 	for _, r := range rows {
-		able = f.update(e, r) || able
+		if e.passed[r] != e.pass {
+			e.passed[r] = e.pass
+			able = f.update(e, r) || able
+		}
 	}
 	f.seen = e.now()
-	if able || f.moved != changes(c.rules.cells) {
+	if able || f.moved != changed(c.rules.cells) {
 		f.rejudge()
 	}
 }
@@ -162,8 +167,8 @@ func (f *field) rowsChanged() bool {
 
 // rejudge computes anew what the rules say of every cell.
 func (f *field) rejudge() {
-	f.soft = changes(f.class.rules.soft) + changes(f.class.rules.row)
-	f.moved = changes(f.class.rules.cells)
+	f.soft = max(changed(f.class.rules.soft), changed(f.class.rules.row))
+	f.moved = changed(f.class.rules.cells)
 	f.group.count(f)
 	f.divide()
 	f.heap = f.heap[:0]
@@ -385,8 +390,8 @@ func (f *field) placed(e *Engine, k, r int32) {
 			f.fixCell(other)
 		}
 	}
-	f.soft = changes(f.class.rules.soft) + changes(f.class.rules.row)
-	f.moved = changes(rules)
+	f.soft = max(changed(f.class.rules.soft), changed(f.class.rules.row))
+	f.moved = changed(rules)
 }
 
 // update looks at a row again, and reports whether it came to be able or ceased to be.

@@ -12,8 +12,9 @@ type hold struct {
 	extra      *extra // nil for none
 	row        int32
 	prev, next int32 // on the same row
-	waits      bool  // for victims to end: it has amounts, but no ports or devices yet
+	waits      bool  // for victims to end: what it holds is kept for it, though others have it yet
 	leaving    bool  // it was asked to leave: what it takes will be free by itself
+	lifted     bool  // it does not count, in a trial
 }
 
 // holdPage is how many holds lie together. Pages are never moved, so that a million holds cost no copying.
@@ -113,9 +114,14 @@ func (e *Engine) Release(id model.InstanceID) bool {
 	}
 	if was.extra != nil {
 		e.ports[r].give(c.Ports, was.extra.ports)
+		e.reclaim(r)
 	}
-	if !was.waits {
-		e.takeExtras(r, was, -1)
+	e.takeExtras(r, was, -1)
+	if was.leaving {
+		c.role.leave(&c.vector, -1)
+	}
+	if was.waits {
+		e.unclaim(was)
 	}
 	*e.at(h) = hold{next: e.spare, prev: none, row: none}
 	e.spare = h
@@ -144,9 +150,12 @@ func (e *Engine) Instances() int { return len(e.index) }
 
 // Leaving notes that an instance was asked to leave, or no longer: it is no victim any more.
 func (e *Engine) Leaving(id model.InstanceID, leaving bool) {
-	if h, ok := e.index[id]; ok {
-		e.at(h).leaving = leaving
+	h, ok := e.index[id]
+	if !ok || e.at(h).leaving == leaving {
+		return
 	}
+	e.at(h).leaving = leaving
+	e.depart(h, leaving)
 }
 
 // take gives an instance its place on a row where it fits, on the device that the policy named, if any.
@@ -157,12 +166,7 @@ func (e *Engine) take(id model.InstanceID, c *Class, r int32) Placement {
 	}
 	if len(c.gpus) > 0 {
 		_, named := e.cost(c, r)
-		takes := e.choose(c, r, named)
-		p.GPUs = make([]model.GPUShare, 0, len(takes))
-		for _, t := range takes {
-			p.GPUs = append(p.GPUs, model.GPUShare{ID: e.info[r].GPUs[t.device].ID, Share: model.GPU(t.amount)})
-		}
-		p.GPUs = mergeShares(p.GPUs)
+		p.GPUs = e.deal(r, e.choose(c, r, named))
 	}
 	if len(c.custom) > 0 {
 		p.Items = e.pickItems(c, r)
@@ -182,22 +186,6 @@ func (e *Engine) take(id model.InstanceID, c *Class, r int32) Placement {
 		e.refresh(r)
 	}
 	return p
-}
-
-// mergeShares makes one share of several of one device.
-func mergeShares(list []model.GPUShare) []model.GPUShare {
-	out := list[:0]
-next:
-	for _, g := range list {
-		for n := range out {
-			if out[n].ID == g.ID {
-				out[n].Share += g.Share
-				continue next
-			}
-		}
-		out = append(out, g)
-	}
-	return out
 }
 
 // cost asks the policy of c about a row.

@@ -35,7 +35,7 @@ func (e *Engine) Lend(l Loan) error {
 	if z := l.Resources; z.CPUs < 0 || z.Memory < 0 || z.Disk < 0 {
 		return fmt.Errorf("loan %s asks for a negative amount", l.ID)
 	}
-	n := loan{row: r, role: e.roles.of(l.Role), take: amounts(l.Resources), gpus: mergeShares(slices.Clone(l.GPUs)), ports: l.Ports}
+	n := loan{row: r, role: e.roles.of(l.Role), take: amounts(l.Resources), gpus: sumShares(l.GPUs), ports: slices.Clone(l.Ports)}
 	if !within(n.take, e.free[r]) { // what is reserved for a role is not lent: its own work may come for it
 		return fmt.Errorf("node %s has less free", e.info[r].Name)
 	}
@@ -45,6 +45,9 @@ func (e *Engine) Lend(l Loan) error {
 			return fmt.Errorf("device %s of node %s has no %s free", g.ID, e.info[r].Name, g.Share)
 		}
 		n.vec.gpus += int64(g.Share)
+	}
+	if !e.lendable(r, n.gpus) {
+		return fmt.Errorf("devices of node %s are reserved", e.info[r].Name)
 	}
 	for i, p := range l.Ports {
 		if p == 0 || slices.Contains(l.Ports[:i], p) || e.ports[r].taken[tcp].has(p) || e.ports[r].taken[udp].has(p) {
@@ -57,6 +60,37 @@ func (e *Engine) Lend(l Loan) error {
 	e.loans[l.ID] = n
 	e.settleLoan(n, 1)
 	return nil
+}
+
+// sumShares returns one share for each device.
+func sumShares(list []model.GPUShare) []model.GPUShare {
+	var out []model.GPUShare
+	for _, g := range list {
+		if n := slices.IndexFunc(out, func(o model.GPUShare) bool { return o.ID == g.ID }); n >= 0 {
+			out[n].Share += g.Share
+		} else {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// lendable reports whether devices can be lent and those that are reserved are still there.
+func (e *Engine) lendable(r int32, shares []model.GPUShare) bool {
+	b := e.booked[r]
+	if b == nil || len(shares) == 0 {
+		return true
+	}
+	reserved := int64(0)
+	for n := range b.list {
+		reserved += b.list[n].left
+	}
+	var takes []deviceTake
+	for _, g := range shares {
+		d := slices.IndexFunc(e.info[r].GPUs, func(o model.GPUDevice) bool { return o.ID == g.ID })
+		takes = append(takes, deviceTake{device: int32(d), amount: int32(g.Share)})
+	}
+	return e.leaves(r, reserved, takes)
 }
 
 func (e *Engine) deviceHas(r int32, g model.GPUShare) bool {

@@ -11,12 +11,17 @@ const smallCluster = 2048
 // Place gives places to as many of a class's instances as fit, in order, and appends them to out.
 func (e *Engine) Place(c *Class, ids []model.InstanceID, out []Placement) []Placement {
 	c.asked += len(ids)
+	return e.place(c, ids, out)
+}
+
+// place is Place without noting that places were asked for. However many are asked for at a time, they are the same.
+func (e *Engine) place(c *Class, ids []model.InstanceID, out []Placement) []Placement {
 	e.judge(c)
 	ids = ids[:c.role.room(&c.vector, len(ids))]
 	if len(ids) == 0 {
 		return out
 	}
-	if e.once(c, len(ids)) {
+	if e.once(c) {
 		return e.placeFew(c, ids, out)
 	}
 	f := e.fieldOf(c)
@@ -41,7 +46,7 @@ func (e *Engine) Learn(c *Class, n int) {
 }
 
 // once reports whether a class is not worth a field: it has few instances, and has not come before.
-func (e *Engine) once(c *Class, n int) bool {
+func (e *Engine) once(c *Class) bool {
 	return len(e.info) > e.small && len(c.rules.cells)+len(c.rules.soft) == 0 && e.fields[c.sign] == nil && 32*c.asked < len(e.info)
 }
 
@@ -64,8 +69,8 @@ func (e *Engine) placeFew(c *Class, ids []model.InstanceID, out []Placement) []P
 
 // wander returns a leaf to begin a search at, so that searches that look at a few nodes look at all by and by.
 func (e *Engine) wander() int {
-	e.tick++
-	x := e.tick * 0x9e3779b97f4a7c15
+	e.walks++
+	x := e.walks * 0x9e3779b97f4a7c15
 	x ^= x >> 29
 	return int(x % uint64(max(1, len(e.info))))
 }

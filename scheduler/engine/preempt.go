@@ -26,13 +26,14 @@ type Victim struct {
 	Why      string // a sentence
 }
 
-// maxLooked bounds how many nodes are searched for victims.
+// maxLooked bounds how many nodes with victims are compared. The next search goes on where the last one stopped.
 const maxLooked = 512
 
 // Preempt finds whom to end so that one more instance of c gets a place, and keeps the place for it: until the victims
-// are over nobody else gets it. Where what leaves already will do there are no victims, but the place is kept as well. They are of the class's own role and less important, or of roles that have more than
-// their guarantee while the class's role lacks its own. Fewest go, the least important first; none whose app would fall
-// below its floor, unless nothing else can help. spare returns how many instances an app can lose before that.
+// are over nobody else gets it. They are of the class's own role and less important, or of roles that have more than
+// their guarantee while the class's role lacks its own. Of all ways on one node the one is taken that breaks the fewest
+// floors of apps, then whose most important victim is the least, then with the fewest victims. spare returns how many
+// instances an app can lose before it falls below its floor.
 func (e *Engine) Preempt(c *Class, id model.InstanceID, spare func(model.AppID) int) (Preemption, bool) {
 	e.judge(c)
 	if c.role.room(&c.vector, 1) == 0 {
@@ -41,35 +42,87 @@ func (e *Engine) Preempt(c *Class, id model.InstanceID, spare func(model.AppID) 
 	if c.Priority == 0 && !c.role.lacks(&c.vector) {
 		return Preemption{}, false
 	}
+	best := e.bestTrial(c, spare)
+	if best == nil || len(best.victims) == 0 { // without any: what leaves already will do
+		return Preemption{}, false
+	}
+	p := Preemption{ID: id, Node: e.info[best.row].ID, Victims: e.condemn(best.victims, c, spare)}
+	e.keep(id, c, best.row)
+	return p, true
+}
+
+// bestTrial returns the best way to make room on one row; nil when there is none.
+func (e *Engine) bestTrial(c *Class, spare func(model.AppID) int) *trial {
 	var best *trial
-	looked := 0
-	for r := range int32(len(e.info)) {
+	looked, n := 0, int32(len(e.info))
+	from := e.hunted
+	for i := range n {
+		r := (from + i) % n
 		if !e.able(c, r) || !c.rules.allow(r) || !e.rulesAllow(c, r) {
 			continue
 		}
-		t := e.try(c, r, spare)
+		t := e.try(c, r, spare, best)
 		if t == nil {
 			continue
 		}
-		if looked++; best == nil || t.before(best) {
+		if best == nil || t.before(best) {
 			best = t
 		}
-		if looked >= maxLooked {
+		if looked++; looked >= maxLooked {
+			e.hunted = (r + 1) % n
 			break
 		}
 	}
-	if best == nil { // without any victims what leaves already will do
-		return Preemption{}, false
+	return best
+}
+
+// keep keeps a place on a row for an instance, as it will be once those that leave are gone.
+func (e *Engine) keep(id model.InstanceID, c *Class, r int32) {
+	gone := e.leavers(r)
+	for _, h := range gone {
+		e.lift(h, true)
 	}
-	p := Preemption{ID: id, Node: e.info[best.row].ID}
-	for _, v := range best.victims {
-		p.Victims = append(p.Victims, e.condemn(v, c, spare))
+	e.take(id, c, r)
+	e.at(e.index[id]).waits = true
+	e.claims[r]++
+	for _, h := range gone {
+		e.lift(h, false)
 	}
-	e.at(e.seize(id, c, best.row, nil)).waits = true
-	if e.booked[best.row] != nil {
-		e.refresh(best.row)
+	e.touch(r)
+}
+
+// leavers returns the holds of a row that were asked to leave.
+func (e *Engine) leavers(r int32) []int32 {
+	var list []int32
+	for h := e.first[r]; h != none; h = e.at(h).next {
+		if e.at(h).leaving {
+			list = append(list, h)
+		}
 	}
-	return p, true
+	return list
+}
+
+// unclaim forgets that a hold waits.
+func (e *Engine) unclaim(h *hold) {
+	if e.claims[h.row]--; e.claims[h.row] == 0 {
+		delete(e.claims, h.row)
+	}
+	if h.class.Volumes > 0 {
+		e.RemoveVolume(model.VolumeID(h.id))
+	}
+}
+
+// reclaim marks all ports of a row's holds again, after some were given back which two had: one that leaves, and one that
+// waits for it.
+func (e *Engine) reclaim(r int32) {
+	if e.claims[r] == 0 {
+		return
+	}
+	for h := e.first[r]; h != none; h = e.at(h).next {
+		if x := e.at(h); x.extra != nil && !x.lifted {
+			e.ports[r].retake(x.class.Ports, x.extra.ports)
+		}
+	}
 }
 
 // lacks reports whether r, or a role above it, has a guarantee that one more instance of v still is within.
@@ -82,30 +135,26 @@ func (r *role) lacks(v *vector) bool {
 	return false
 }
 
-// condemn marks a hold as one that leaves.
-func (e *Engine) condemn(h int32, c *Class, spare func(model.AppID) int) Victim {
-	x := e.at(h)
-	x.leaving = true
-	v := Victim{ID: x.id, App: x.class.App, Node: e.info[x.row].ID, Priority: x.class.Priority, Breaks: spare(x.class.App) <= 0}
-	if x.class.role.id.Within(c.role.id) && x.class.Priority < c.Priority {
-		v.Why = fmt.Sprintf("%s with priority %d needs its place; its own priority is %d", c.App, c.Priority, x.class.Priority)
-	} else {
-		v.Why = fmt.Sprintf("%s needs its place, which is guaranteed to role %s", c.App, c.role.id)
+// condemn marks holds as ones that leave.
+func (e *Engine) condemn(list []int32, c *Class, spare func(model.AppID) int) []Victim {
+	var out []Victim
+	lost := map[model.AppID]int{}
+	for _, h := range list {
+		x := e.at(h)
+		app := x.class.App
+		lost[app]++
+		v := Victim{ID: x.id, App: app, Node: e.info[x.row].ID, Priority: x.class.Priority, Breaks: lost[app] > spare(app)}
+		if x.class.role.id.Within(c.role.id) && x.class.Priority < c.Priority {
+			v.Why = fmt.Sprintf("%s with priority %d needs its place; its own priority is %d", c.App, c.Priority, x.class.Priority)
+		} else {
+			v.Why = fmt.Sprintf("%s needs its place, which is guaranteed to role %s", c.App, c.role.id)
+		}
+		out = append(out, v)
 	}
-	return v
-}
-
-// trial is a row on which an instance would fit without its victims.
-type trial struct {
-	row     int32
-	victims []int32
-	breaks  int
-	top     int // highest priority of a victim
-	size    float64
-}
-
-func (t *trial) before(o *trial) bool {
-	return cmp.Or(cmp.Compare(t.breaks, o.breaks), cmp.Compare(t.top, o.top), cmp.Compare(len(t.victims), len(o.victims)), cmp.Compare(t.size, o.size)) < 0
+	for _, h := range list {
+		e.Leaving(e.at(h).id, true)
+	}
+	return out
 }
 
 // victim reports whether a hold may be ended for an instance of c.
@@ -135,71 +184,56 @@ func (r *role) giving(v *vector, other *role) bool {
 	return true
 }
 
-// try finds the fewest victims on a row, or nil.
-func (e *Engine) try(c *Class, r int32, spare func(model.AppID) int) *trial {
-	var list []int32
+// try finds the best victims on a row, or nil when there are none, or none that are better than those of best.
+func (e *Engine) try(c *Class, r int32, spare func(model.AppID) int, best *trial) *trial {
 	sum := e.freeFor(c.role, r)
+	s := hunt{e: e, c: c, row: r, spare: spare, best: best, fits: func() bool { return e.fits(c, r) }}
+	s.lift = func(h int32, up bool) {
+		e.lift(h, up)
+		e.depart(h, up)
+	}
 	for h := e.first[r]; h != none; h = e.at(h).next {
-		if x := e.at(h); x.leaving || e.victim(x, c) {
-			list = append(list, h)
-			sum = plus(sum, x.class.need)
+		x := e.at(h)
+		if !x.leaving {
+			if !e.victim(x, c) {
+				continue
+			}
+			s.list = append(s.list, h)
 		}
+		sum = plus(sum, x.class.need)
 	}
 	if !within(c.want, sum) {
 		return nil
 	}
-	last := func(h int32) bool { return !e.at(h).leaving && spare(e.at(h).class.App) <= 0 }
-	slices.SortFunc(list, func(a, b int32) int {
+	slices.SortFunc(s.list, func(a, b int32) int {
 		x, y := e.at(a), e.at(b)
-		return cmp.Or(-compareBool(x.leaving, y.leaving), compareBool(last(a), last(b)), cmp.Compare(x.class.Priority, y.class.Priority),
-			-cmp.Compare(e.weigh(x.class, r), e.weigh(y.class, r)), cmp.Compare(x.id, y.id))
+		return cmp.Or(cmp.Compare(x.class.Priority, y.class.Priority), -cmp.Compare(e.weigh(x.class, r), e.weigh(y.class, r)), compareHolds(x, y))
 	})
-	n := 0
-	for ; n < len(list) && !e.fits(c, r); n++ {
-		e.lift(list[n], 1)
+	for _, h := range s.list {
+		s.most = most(s.most, e.at(h).class.need)
 	}
-	fits := e.fits(c, r)
-	var victims []int32
-	for i := n - 1; i >= 0; i-- { // those that turn out not to be needed stay
-		h := list[i]
-		e.lift(h, -1)
-		if e.fits(c, r) {
-			continue
-		}
-		e.lift(h, 1)
-		victims = append(victims, h)
+	s.short = func(n int64) bool {
+		f, w := e.freeFor(c.role, r), &c.want
+		return w.CPU-f.CPU > n*s.most.CPU || w.Memory-f.Memory > n*s.most.Memory || w.Disk-f.Disk > n*s.most.Disk
 	}
-	for _, h := range victims {
-		e.lift(h, -1)
+	gone := e.leavers(r)
+	for _, h := range gone {
+		e.lift(h, true)
 	}
-	if !fits {
-		return nil
-	}
-	t := &trial{row: r}
-	lost := map[model.AppID]int{}
-	for _, h := range victims {
-		x := e.at(h)
-		if x.leaving {
-			continue
-		}
-		t.victims = append(t.victims, h)
-		t.top = max(t.top, x.class.Priority+1)
-		t.size += e.weigh(x.class, r)
-		if lost[x.class.App]++; lost[x.class.App] > spare(x.class.App) {
-			t.breaks++
-		}
+	t := s.run()
+	for _, h := range gone {
+		e.lift(h, false)
 	}
 	return t
 }
 
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
+func most(a, b policy.Amounts) policy.Amounts {
+	return policy.Amounts{CPU: max(a.CPU, b.CPU), Memory: max(a.Memory, b.Memory), Disk: max(a.Disk, b.Disk)}
+}
+
+// compareHolds brings those together that are alike.
+func compareHolds(x, y *hold) int {
+	return cmp.Or(cmp.Compare(x.class.App, y.class.App), cmp.Compare(x.class.Template, y.class.Template), cmp.Compare(x.id, y.id))
 }
 
 // weigh returns what part of a row an instance of c takes.
@@ -209,90 +243,68 @@ func (e *Engine) weigh(c *Class, r int32) float64 {
 		float64(c.vector.gpus)/float64(max(1, wholeDevice*len(e.gpu[r].free)))
 }
 
-// lift gives back, or with -1 takes again, what a hold has of its row, for a trial.
-func (e *Engine) lift(n int32, sign int64) {
+// lift gives back, or takes again, what a hold has of its row, for a trial.
+func (e *Engine) lift(n int32, up bool) {
 	h := e.at(n)
-	need := h.class.need
-	e.free[h.row] = plus(e.free[h.row], policy.Amounts{CPU: sign * need.CPU, Memory: sign * need.Memory, Disk: sign * need.Disk})
-	if h.waits {
-		return
+	h.lifted = up
+	sign := int64(1)
+	if !up {
+		sign = -1
 	}
 	e.takeExtras(h.row, h, -int32(sign))
-	if h.extra == nil {
-		return
-	}
-	if sign > 0 {
-		e.ports[h.row].give(h.class.Ports, h.extra.ports)
+	if e.booked[h.row] != nil {
+		e.recompute(h.row)
 	} else {
+		need := h.class.need
+		e.free[h.row] = plus(e.free[h.row], policy.Amounts{CPU: sign * need.CPU, Memory: sign * need.Memory, Disk: sign * need.Disk})
+	}
+	switch {
+	case h.extra == nil:
+	case up:
+		e.ports[h.row].give(h.class.Ports, h.extra.ports)
+		e.reclaim(h.row)
+	default:
 		e.ports[h.row].retake(h.class.Ports, h.extra.ports)
 	}
 }
 
-// preemptQuota finds victims in the role that is at its limit, wherever they are.
+// depart counts a hold among those that leave its role, or no longer.
+func (e *Engine) depart(h int32, up bool) {
+	n := int64(1)
+	if !up {
+		n = -1
+	}
+	c := e.at(h).class
+	c.role.leave(&c.vector, n)
+}
+
+// preemptQuota finds victims in the role of c, wherever they are, so that no limit keeps one more instance out.
 func (e *Engine) preemptQuota(c *Class, id model.InstanceID, spare func(model.AppID) int) (Preemption, bool) {
-	full := c.role
-	for full != nil && full.alone(&c.vector) {
-		full = full.parent
-	}
-	if full == nil {
-		return Preemption{}, false
-	}
-	var list []int32
-	used := full.used
-	for n := range e.all {
-		h := e.at(n)
-		if h.waits || !h.class.role.id.Within(full.id) || !h.class.role.id.Within(c.role.id) {
-			continue
+	s := hunt{e: e, c: c, row: none, spare: spare, lift: e.depart}
+	s.fits = func() bool {
+		for r := c.role; r != nil; r = r.parent {
+			used := r.used.sub(r.going)
+			if !each(&r.set.Limit, &used, &c.vector, func(_ string, limit, used, one int64) bool { return one == 0 || used+one <= limit }) {
+				return false
+			}
 		}
-		if h.leaving { // it goes already
-			used = used.sub(h.class.vector)
-		} else if h.class.Priority < c.Priority {
-			list = append(list, n)
+		return true
+	}
+	s.short = func(int64) bool { return false }
+	for h := range e.all {
+		if x := e.at(h); !x.waits && !x.leaving && x.class.role.id.Within(c.role.id) && x.class.Priority < c.Priority {
+			s.list = append(s.list, h)
 		}
 	}
-	slices.SortFunc(list, func(a, b int32) int {
+	slices.SortFunc(s.list, func(a, b int32) int {
 		x, y := e.at(a), e.at(b)
-		return cmp.Or(compareBool(spare(x.class.App) <= 0, spare(y.class.App) <= 0), cmp.Compare(x.class.Priority, y.class.Priority), cmp.Compare(x.id, y.id))
+		return cmp.Or(cmp.Compare(x.class.Priority, y.class.Priority), compareHolds(x, y))
 	})
-	n := 0
-	for ; n < len(list) && !limited(full, &used, &c.vector); n++ {
-		used = used.sub(e.at(list[n]).class.vector)
-	}
-	if !limited(full, &used, &c.vector) || !e.fitsWithout(c, list[:n]) {
+	t := s.run()
+	if t == nil || len(t.victims) == 0 {
 		return Preemption{}, false
 	}
-	p := Preemption{ID: id}
-	for _, h := range list[:n] {
-		p.Victims = append(p.Victims, e.condemn(h, c, spare))
-	}
-	return p, len(p.Victims) > 0
-}
-
-// fitsWithout reports whether there is a place for c once some holds are no more. To end them for a limit alone would be
-// in vain, again and again.
-func (e *Engine) fitsWithout(c *Class, holds []int32) bool {
-	for _, h := range holds {
-		e.lift(h, 1)
-	}
-	found := false
-	for r := range int32(len(e.info)) {
-		if e.able(c, r) && e.fits(c, r) && e.rulesAllow(c, r) {
-			found = true
-			break
-		}
-	}
-	for _, h := range slices.Backward(holds) {
-		e.lift(h, -1)
-	}
-	return found
-}
-
-// alone reports whether r's own limit, not those above it, lets one more instance of v in.
-func (r *role) alone(v *vector) bool { return limited(r, &r.used, v) }
-
-// limited reports whether used and v together are within r's limit.
-func limited(r *role, used, v *vector) bool {
-	return each(&r.set.Limit, used, v, func(_ string, limit, used, one int64) bool { return one == 0 || used+one <= limit })
+	return Preemption{ID: id, Victims: e.condemn(t.victims, c, spare)}, true
 }
 
 // Settle gives an instance for which others had to end its place, once they are over. It reports whether the place is
@@ -302,27 +314,39 @@ func (e *Engine) Settle(id model.InstanceID) (p Placement, placed, kept bool) {
 	if !ok || !e.at(h).waits {
 		return Placement{}, false, false
 	}
-	r, c := e.at(h).row, e.at(h).class
+	r, c, x := e.at(h).row, e.at(h).class, e.at(h).extra
 	c.live++ // Release must not be the end of it
 	defer e.unref(c)
 	e.Release(id)
 	e.judge(c)
-	if !e.able(c, r) || !e.rulesAllow(c, r) {
+	if !e.able(c, r) || !e.rulesAllow(c, r) || c.role.room(&c.vector, 1) == 0 {
 		return Placement{}, false, false
 	}
-	if e.fits(c, r) && c.role.room(&c.vector, 1) > 0 {
+	if e.fits(c, r) {
 		return e.take(id, c, r), true, true
 	}
-	for h := e.first[r]; h != none; h = e.at(h).next {
-		if e.at(h).leaving {
-			e.at(e.seize(id, c, r, nil)).waits = true
-			if e.booked[r] != nil {
-				e.refresh(r)
-			}
-			return Placement{}, false, true
-		}
+	if len(e.leavers(r)) == 0 {
+		return Placement{}, false, false
 	}
-	return Placement{}, false, false
+	e.rekeep(id, c, r, x)
+	return Placement{}, false, true
+}
+
+// rekeep keeps for an instance what was kept for it.
+func (e *Engine) rekeep(id model.InstanceID, c *Class, r int32, x *extra) {
+	h := e.at(e.seize(id, c, r, x))
+	h.waits = true
+	e.claims[r]++
+	e.takeExtras(r, h, 1)
+	if x != nil {
+		e.ports[r].retake(c.Ports, x.ports)
+	}
+	if c.Volumes > 0 {
+		e.SetVolume(model.VolumeID(id), e.info[r].ID, c.Volumes)
+	}
+	if e.booked[r] != nil {
+		e.refresh(r)
+	}
 }
 
 // Kept returns the node where a place is kept for an instance until others have ended.

@@ -23,6 +23,20 @@ func (v *vector) addCustom(name string, n int64) {
 	v.custom[name] += n
 }
 
+// count adds n times o, in place.
+func (v *vector) count(o *vector, n int64) {
+	v.cpus += n * o.cpus
+	v.memory += n * o.memory
+	v.disk += n * o.disk
+	v.gpus += n * o.gpus
+	for name, amount := range o.custom {
+		v.addCustom(name, n*amount)
+		if v.custom[name] == 0 {
+			delete(v.custom, name)
+		}
+	}
+}
+
 func (v vector) add(o vector) vector { return v.plus(o, 1) }
 func (v vector) sub(o vector) vector { return v.plus(o, -1) }
 
@@ -48,10 +62,12 @@ type role struct {
 	defined  bool
 	set      model.Role
 	used     vector
-	shareAt  uint64  // when share was computed
-	share    float64 // of the cluster, by weight
-	waiting  int     // classes that wait for a place, in PlaceAll
-	wants    []*Want // of the role itself, in PlaceAll, best first
+	going    vector  // of used, what instances have that were asked to leave
+	waiting  int     // roles, of it and those below, whose work waits for places in a round
+	wants    []*Want // of the role itself, in a round, best first
+	turn     turn    // by which it is compared with its siblings
+	own      turn    // of its own work
+	turnAt   uint64  // capacity, by its changes, that turn and own were computed for; 0 when they are out of date
 	depth    int
 	guaranty bool // has a guarantee, or one below it has
 }
@@ -82,7 +98,7 @@ func (t *roles) of(id model.RoleID) *role {
 // SetRoles says which roles there are.
 func (e *Engine) SetRoles(list []model.Role) {
 	for _, r := range e.roles.all {
-		r.set, r.defined, r.guaranty = model.Role{}, r.parent == nil, false
+		r.set, r.defined, r.guaranty, r.turnAt = model.Role{}, r.parent == nil, false, 0
 	}
 	for _, set := range list {
 		r := e.roles.of(set.ID)
@@ -100,14 +116,15 @@ func emptyQuota(q *model.Quota) bool {
 // add counts n instances that take v each.
 func (r *role) add(v *vector, n int64) {
 	for ; r != nil; r = r.parent {
-		u := &r.used
-		u.cpus += n * v.cpus
-		u.memory += n * v.memory
-		u.disk += n * v.disk
-		u.gpus += n * v.gpus
-		for name, amount := range v.custom {
-			u.addCustom(name, n*amount)
-		}
+		r.used.count(v, n)
+		r.turnAt = 0
+	}
+}
+
+// leave counts n instances that take v each among those that were asked to leave.
+func (r *role) leave(v *vector, n int64) {
+	for ; r != nil; r = r.parent {
+		r.going.count(v, n)
 	}
 }
 
@@ -178,6 +195,21 @@ func inWords(name string, n int64) string {
 	return model.Units(n).String() + " " + name
 }
 
+// of returns the amount of a resource.
+func (v *vector) of(name string) int64 {
+	switch name {
+	case model.ResCPUs:
+		return v.cpus
+	case model.ResMemory:
+		return v.memory
+	case model.ResDisk:
+		return v.disk
+	case model.ResGPUs:
+		return v.gpus
+	}
+	return v.custom[name]
+}
+
 // short reports whether r, with one more instance of v, is still within its guarantee.
 func (r *role) short(v *vector) bool {
 	if emptyQuota(&r.set.Guarantee) {
@@ -191,9 +223,11 @@ func (r *role) short(v *vector) bool {
 	return touches && inside
 }
 
-// beyond reports whether r, with an instance of v less, still has its guarantee.
+// beyond reports whether r, with an instance of v less and without those that leave already, still has its guarantee.
 func (r *role) beyond(v *vector) bool {
-	return each(&r.set.Guarantee, &r.used, v, func(_ string, least, used, one int64) bool { return one == 0 || used-one >= least })
+	return each(&r.set.Guarantee, &r.used, v, func(name string, least, used, one int64) bool {
+		return one == 0 || used-r.going.of(name)-one >= least
+	})
 }
 
 // dominant returns r's dominant share: the largest of its parts of what the cluster has, each by its weight.
@@ -279,6 +313,9 @@ func (e *Engine) spoken(r int32, b *booking) policy.Amounts {
 		b.list[n].unused, b.list[n].left = b.list[n].amount, b.list[n].gpus
 	}
 	for h := e.first[r]; h != none; h = e.at(h).next {
+		if e.at(h).lifted {
+			continue
+		}
 		c := e.at(h).class
 		need, gpus := c.need, c.vector.gpus
 		for n := range b.list {
@@ -325,7 +362,11 @@ func (e *Engine) devicesSpare(c *Class, r int32, b *booking) bool {
 		return true
 	}
 	_, named := e.cost(c, r)
-	takes := e.choose(c, r, named)
+	return e.leaves(r, others, e.choose(c, r, named))
+}
+
+// leaves reports whether, without what is taken, a row still has the devices that are reserved.
+func (e *Engine) leaves(r int32, reserved int64, takes []deviceTake) bool {
 	whole, most := int64(0), int64(0)
 	for d, free := range e.gpu[r].free {
 		for _, t := range takes {
@@ -339,6 +380,6 @@ func (e *Engine) devicesSpare(c *Class, r int32, b *booking) bool {
 			most = max(most, int64(free))
 		}
 	}
-	rest := others - whole*wholeDevice
+	rest := reserved - whole*wholeDevice
 	return rest <= 0 || rest < wholeDevice && rest <= most
 }

@@ -68,8 +68,10 @@ type tally struct {
 	few     []int32
 	many    map[int32]int32 // of values from fewValues on
 	total   int
-	changes uint64
-	refs    int // rules that look at it
+	changed uint64  // when, by the engine's clock
+	clock   *uint64 // the engine's, of changes of tallies
+	key     tallyKey
+	refs    int // rules that look at it, when it is a selector's
 }
 
 type tallyKey struct {
@@ -89,7 +91,8 @@ func (t *tally) at(v int32) int32 {
 
 func (t *tally) add(r int32, n int32) {
 	t.total += int(n)
-	t.changes++
+	*t.clock++
+	t.changed = *t.clock
 	v := t.attr.value[r]
 	switch {
 	case v == none:
@@ -132,6 +135,12 @@ func (e *Engine) feedsOf(c *Class) []*tally {
 	return c.feeds
 }
 
+// newTally returns a tally that has counted nothing. It counts as changed: no field has looked at it.
+func (e *Engine) newTally(attr string) *tally {
+	e.counts++
+	return &tally{attr: e.attribute(attr), name: attr, clock: &e.counts, changed: e.counts}
+}
+
 // groupTally returns what counts a group by an attribute.
 func (e *Engine) groupTally(g *group, attr string) *tally {
 	for _, t := range g.tallies {
@@ -139,7 +148,7 @@ func (e *Engine) groupTally(g *group, attr string) *tally {
 			return t
 		}
 	}
-	t := &tally{attr: e.attribute(attr), name: attr}
+	t := e.newTally(attr)
 	if g.holds > 0 {
 		e.recount(t, func(c *Class) bool { return c.group == g })
 	}
@@ -152,7 +161,8 @@ func (e *Engine) tally(s selector, attr string) *tally {
 	key := tallyKey{s, attr}
 	t := e.tallies[key]
 	if t == nil {
-		t = &tally{attr: e.attribute(attr), name: attr}
+		t = e.newTally(attr)
+		t.key = key
 		for _, g := range e.groups {
 			if g.holds > 0 && s.matches(g.key.app) {
 				e.recount(t, func(c *Class) bool { return s.matches(c.App) })
@@ -342,20 +352,22 @@ func (e *Engine) makeRules(c *Class) {
 
 // dropRules gives back the tallies that the rules of a class look at.
 func (e *Engine) dropRules(c *Class) {
-	if !c.rules.any() {
-		return
-	}
-	seen := map[*tally]int{}
-	for i := range c.rules.all {
-		seen[c.rules.all[i].tally]++
-	}
-	for key, t := range e.tallies {
-		if t.refs -= seen[t]; t.refs <= 0 {
-			delete(e.tallies, key)
+	e.dropList(c.rules.all)
+	c.rules = ruleSet{}
+}
+
+func (e *Engine) dropList(list []rule) {
+	for i := range list {
+		t := list[i].tally
+		if t.refs == 0 { // a group's, which lives as long as the group
+			continue
+		}
+		if t.refs--; t.refs == 0 {
+			delete(e.tallies, t.key)
+			e.leave(t.name)
 			e.tallyGen++
 		}
 	}
-	c.rules = ruleSet{}
 }
 
 func constraintWords(c model.Constraint) string {
