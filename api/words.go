@@ -14,6 +14,8 @@ import (
 // words describes instances within one view. It remembers what many instances of an app share.
 type words struct {
 	v         state.View
+	targets   map[model.AppID]*model.AppVersion
+	versions  map[versionKey]*model.AppVersion
 	templates map[versionKey]string
 }
 
@@ -22,7 +24,27 @@ type versionKey struct {
 	n   uint64
 }
 
-func newWords(v state.View) *words { return &words{v, map[versionKey]string{}} }
+func newWords(v state.View) *words {
+	return &words{v, map[model.AppID]*model.AppVersion{}, map[versionKey]*model.AppVersion{}, map[versionKey]string{}}
+}
+
+func (w *words) target(app model.AppID) *model.AppVersion {
+	t, ok := w.targets[app]
+	if !ok {
+		t = w.v.Target(app)
+		w.targets[app] = t
+	}
+	return t
+}
+
+func (w *words) version(key versionKey) *model.AppVersion {
+	v, ok := w.versions[key]
+	if !ok {
+		v = w.v.Version(key.app, key.n)
+		w.versions[key] = v
+	}
+	return v
+}
 
 // describe adds to an instance what only the server can work out.
 func (w *words) describe(i *model.Instance) client.Instance {
@@ -32,8 +54,8 @@ func (w *words) describe(i *model.Instance) client.Instance {
 	if n := w.v.Node(i.Node); n != nil {
 		out.Addr = n.Addr
 	}
-	if ver := w.v.Version(i.App, i.Version); ver != nil && len(i.Ports) > 0 {
-		out.Endpoints = map[string]int{}
+	if ver := w.version(versionKey{i.App, i.Version}); ver != nil && len(i.Ports) > 0 {
+		out.Endpoints = make(map[string]int, len(i.Ports))
 		for k, e := range ver.Spec.Endpoints {
 			if k < len(i.Ports) {
 				out.Endpoints[e.Name] = int(i.Ports[k])
@@ -45,7 +67,7 @@ func (w *words) describe(i *model.Instance) client.Instance {
 
 // current reports whether an instance runs what the deployed version says.
 func (w *words) current(i *model.Instance) bool {
-	t := w.v.Target(i.App)
+	t := w.target(i.App)
 	if t == nil || i.Desired != model.Run {
 		return false
 	}
@@ -55,7 +77,7 @@ func (w *words) current(i *model.Instance) bool {
 func (w *words) template(app model.AppID, n uint64) string {
 	key := versionKey{app, n}
 	t, ok := w.templates[key]
-	if v := w.v.Version(app, n); !ok && v != nil {
+	if v := w.version(key); !ok && v != nil {
 		t = v.Template()
 	}
 	w.templates[key] = t

@@ -13,7 +13,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -49,24 +48,13 @@ func Run(ctx context.Context, o Options, ready func(Running) error) (err error) 
 			return fmt.Errorf("find the helpers: %w", err)
 		}
 	}
-	spareProcessors()
+	Tune()
 	d := &daemon{Options: o, started: time.Now()}
 	defer func() { err = errors.Join(err, d.close()) }()
 	if err := d.open(ctx); err != nil {
 		return err
 	}
 	return d.serve(ctx, ready)
-}
-
-// leastProcessors is how many goroutines may run at once at least. Starting a program holds one place from fork to exec,
-// which with new namespaces takes milliseconds: with two places on two cores, two starts at a time kept every request
-// waiting, for up to 300 ms while 200 instances started, and for 40 ms with four.
-const leastProcessors = 4
-
-func spareProcessors() {
-	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < leastProcessors {
-		runtime.GOMAXPROCS(leastProcessors)
-	}
 }
 
 // daemon is one run of the server.

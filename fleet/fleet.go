@@ -20,8 +20,8 @@ import (
 	"github.com/gantry-os/gantry/state"
 )
 
-// maxBatch bounds how many reports, and messages without any, go into one transaction.
-const maxBatch = 5000
+// idlePause is how long what is not urgent may wait for something urgent, to be told together.
+const idlePause = 250 * time.Millisecond
 
 // retryPause is the time between tries to write down that nodes went away.
 const retryPause = time.Second
@@ -36,12 +36,13 @@ type Config struct {
 type Fleet struct {
 	store state.Store
 	cfg   Config
-	ups   chan up
+	inbox inbox
 	hello chan up // written down
 	gone  chan *session
 	done  chan struct{} // closed when Run has returned
 
 	// Only speak's goroutine uses these.
+	idle  map[*session]struct{}             // with something to tell that is not urgent
 	drops map[model.VolumeID]model.NodeID   // volumes that a node was told to delete
 	homes map[model.InstanceID]model.NodeID // whose session was told of each instance
 	specs map[specKey]*model.Spec           // shared between assignments of one version
@@ -51,19 +52,13 @@ type Fleet struct {
 	joined chan struct{} // closed, and made anew, when a node joins
 }
 
-// up is one message of an agent, and where its sender waits.
-type up struct {
-	from *session
-	msg  wire.Up
-	err  chan error
-}
-
 // New returns a Fleet. Run must be called for anything to happen.
 func New(store state.Store, cfg Config) *Fleet {
 	return &Fleet{
 		store: store, cfg: cfg,
-		ups: make(chan up), hello: make(chan up), gone: make(chan *session), done: make(chan struct{}),
-		homes: map[model.InstanceID]model.NodeID{}, specs: map[specKey]*model.Spec{}, drops: map[model.VolumeID]model.NodeID{},
+		inbox: inbox{ready: make(chan struct{}, 1)}, hello: make(chan up), gone: make(chan *session), done: make(chan struct{}),
+		idle: map[*session]struct{}{}, drops: map[model.VolumeID]model.NodeID{},
+		homes: map[model.InstanceID]model.NodeID{}, specs: map[specKey]*model.Spec{},
 		nodes: map[model.NodeID]*session{}, joined: make(chan struct{}),
 	}
 }
@@ -106,20 +101,6 @@ func (f *Fleet) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// listen writes down what agents say. While one transaction is written, what they say next gathers for another.
-func (f *Fleet) listen(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case u := <-f.ups:
-			if err := f.take(ctx, f.batch(u)); errors.Is(err, state.ErrDeposed) {
-				return err
-			}
-		}
-	}
-}
-
 // speak tells agents what changed for them, and writes down which nodes went away.
 func (f *Fleet) speak(ctx context.Context) error {
 	_, watch := f.store.Watch()
@@ -127,6 +108,8 @@ func (f *Fleet) speak(ctx context.Context) error {
 	lost := map[model.NodeID]bool{} // nodes that went away, which is not written down yet
 	retry := time.NewTimer(retryPause)
 	defer retry.Stop()
+	tell := time.NewTimer(idlePause)
+	defer tell.Stop()
 	lose := func(s *session) {
 		if f.leave(s) {
 			lost[s.id] = true
@@ -154,56 +137,20 @@ func (f *Fleet) speak(ctx context.Context) error {
 			}
 		case <-watch.Ready():
 			view, changes := watch.Take()
-			f.spread(view, changes)
+			none := len(f.idle) == 0
+			if f.spread(view, changes); none && len(f.idle) > 0 {
+				tell.Reset(idlePause)
+			}
+		case <-tell.C:
+			var woken pace
+			for s := range f.idle {
+				if s.nudge() {
+					woken.one()
+				}
+			}
+			clear(f.idle)
 		}
 	}
-}
-
-// batch returns first and what else waits already.
-func (f *Fleet) batch(first up) []up {
-	all := []up{first}
-	for size := first.size(); size < maxBatch; {
-		select {
-		case u := <-f.ups:
-			all = append(all, u)
-			size += u.size()
-		default:
-			return all
-		}
-	}
-	return all
-}
-
-func (u *up) size() int { return max(1, len(u.msg.Reports)) }
-
-// take writes down what agents said, in one transaction, and answers them. The agents try again what failed.
-func (f *Fleet) take(ctx context.Context, batch []up) error {
-	err := f.store.Update(ctx, func(tx *state.Tx) error {
-		for _, u := range batch {
-			if u.msg.Hello != nil {
-				f.putNode(tx, *u.msg.Hello, model.NodeReady)
-			}
-			for _, r := range u.msg.Reports {
-				f.putStatus(tx, r)
-			}
-			for _, id := range u.msg.RemovedVolumes {
-				f.deleteVolume(tx, u.from.id, id)
-			}
-		}
-		return nil
-	})
-	for _, u := range batch {
-		if err != nil || u.msg.Hello == nil {
-			u.err <- err
-			continue
-		}
-		select {
-		case f.hello <- u: // it is answered once it has joined
-		case <-ctx.Done():
-			u.err <- context.Cause(ctx)
-		}
-	}
-	return err
 }
 
 // join makes a session known under its node's id, in place of any older one, and sends it all its assignments.
@@ -355,14 +302,25 @@ func (f *Fleet) spread(view state.View, c state.Changes) {
 		return
 	}
 	f.spreadVolumes(view, c) // first: an instance may use a volume of the same id as one that is gone
+	var woken pace
 	for id := range c.Instances {
-		if i := view.Instance(id); i == nil {
-			if s := f.nodes[f.homes[id]]; s != nil {
-				s.drop(id)
-			}
+		i := view.Instance(id)
+		home := f.homes[id]
+		if i == nil {
 			delete(f.homes, id)
-		} else if s := f.nodes[i.Node]; s != nil {
-			s.set(view, i)
+		} else {
+			home = i.Node
+		}
+		s := f.nodes[home]
+		if s == nil {
+			continue
+		}
+		switch {
+		case i == nil && s.drop(id), i != nil && i.Over() && s.set(view, i):
+			f.idle[s] = struct{}{} // the node has nothing to do for it
+		case i != nil && !i.Over() && s.set(view, i):
+			s.nudge()
+			woken.one()
 		}
 	}
 }

@@ -79,10 +79,14 @@ func (s *session) over() bool {
 
 // Send implements wire.Link.
 func (s *session) Send(ctx context.Context, msg wire.Up) error {
+	if s.over() {
+		return s.why
+	}
 	u := up{from: s, msg: msg, err: make(chan error, 1)}
+	s.fleet.inbox.put(u)
 	select {
-	case s.fleet.ups <- u:
-		return <-u.err
+	case err := <-u.err:
+		return err
 	case <-s.ended:
 		return s.why
 	case <-s.fleet.done:
@@ -130,13 +134,11 @@ func (s *session) reset(view state.View) {
 	s.wakeLocked()
 }
 
-// set sends an instance if the agent does not know it, or not so.
-func (s *session) set(view state.View, i *model.Instance) {
+// set takes up an instance if the agent does not know it, or not so, and reports whether.
+func (s *session) set(view state.View, i *model.Instance) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.addLocked(view, i) {
-		s.wakeLocked()
-	}
+	return s.addLocked(view, i)
 }
 
 func (s *session) addLocked(view state.View, i *model.Instance) bool {
@@ -158,16 +160,27 @@ func (s *session) addLocked(view state.View, i *model.Instance) bool {
 	return true
 }
 
-// drop tells the agent to forget an instance, if it knows it.
-func (s *session) drop(id model.InstanceID) {
+// drop takes up that the agent is to forget an instance, if it knows it, and reports whether.
+func (s *session) drop(id model.InstanceID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.told[id]; !ok {
-		return
+		return false
 	}
 	delete(s.told, id)
 	s.out.Drop = append(s.out.Drop, id)
+	return true
+}
+
+// nudge has what was taken up delivered, and reports whether there was any.
+func (s *session) nudge() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.out.Full && len(s.out.Set)+len(s.out.Drop) == 0 {
+		return false
+	}
 	s.wakeLocked()
+	return true
 }
 
 // dropVolume tells the agent to delete a volume.

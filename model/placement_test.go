@@ -209,3 +209,64 @@ func FuzzConstraint(f *testing.F) {
 		}
 	})
 }
+
+// FuzzRoleID protects that what is taken as a role's id is one: clean, below the root, and read again as the same.
+func FuzzRoleID(f *testing.F) {
+	for _, s := range []string{"/", "a", "/a/b", "/a/../b", "a//b/", "/A", "\x00", "/a/.."} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		id, err := ParseRoleID(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseRoleID(string(id)); err != nil || again != id {
+			t.Fatalf("%q is taken as %q, which is read as %q (%v)", s, id, again, err)
+		}
+		steps := 0
+		for up := id; up != RootRole; up = up.Parent() {
+			if steps++; steps > MaxAppID || !id.Within(up) || !up.Within(up.Parent()) {
+				t.Fatalf("%q does not lead to the root by %q", id, up)
+			}
+		}
+	})
+}
+
+// FuzzSelector protects that what is taken as the apps of an affinity is one app or a group, never both or nothing.
+func FuzzSelector(f *testing.F) {
+	for _, s := range []string{"/a", "a/b", "/*", "/a/*", "*", "/a/*/b", "/a/**", "", "/../*"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		app, group, err := Affinity{App: s}.ParseSelector()
+		if err == nil && (app == "") == (group == "") {
+			t.Fatalf("%q selects app %q and group %q", s, app, group)
+		}
+		if group != "" && group != "/" {
+			if id, err := ParseAppID(group); err != nil || string(id) != group {
+				t.Fatalf("%q selects group %q, which is none: %v", s, group, err)
+			}
+		}
+	})
+}
+
+// FuzzAmounts protects that devices and units are never negative or too many, and are read again as they are written.
+func FuzzAmounts(f *testing.F) {
+	for _, s := range []string{"2", "0.25", "1e3", "-0", "NaN", "0x1p-2", "0.0004", "1000000000000"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if g, err := ParseGPU(s); err == nil {
+			if g < 0 || g > maxMilli {
+				t.Errorf("ParseGPU(%q) = %d", s, g)
+			}
+			roundTrip(t, g, ParseGPU)
+		}
+		if u, err := ParseUnits(s); err == nil {
+			if u < 0 || u > maxMilli {
+				t.Errorf("ParseUnits(%q) = %d", s, u)
+			}
+			roundTrip(t, u, ParseUnits)
+		}
+	})
+}

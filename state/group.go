@@ -48,7 +48,10 @@ func own[K ~string](groups *btree.Map[K, *group], o *owner, key K) *group {
 	g, _ := groups.Get(key)
 	switch {
 	case g == nil:
-		g = &group{all: new(btree.Map[model.InstanceID, *model.Instance]), unwell: new(btree.Map[model.InstanceID, *model.Instance])}
+		g = &group{
+			all:    btree.NewMap[model.InstanceID, *model.Instance](degree),
+			unwell: btree.NewMap[model.InstanceID, *model.Instance](degree),
+		}
 	case g.owner == o:
 		return g
 	default:

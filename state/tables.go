@@ -33,12 +33,15 @@ type tables struct {
 	events      []model.Event
 }
 
+// degree of the trees of instances: a write copies the node of the tree that it lands in, half as much as by default.
+const degree = 16
+
 func newTables() *tables {
 	return &tables{
 		owner:       new(owner),
 		apps:        &btree.Map[model.AppID, *model.App]{},
 		versions:    &btree.Map[string, *model.AppVersion]{},
-		instances:   &btree.Map[model.InstanceID, *model.Instance]{},
+		instances:   btree.NewMap[model.InstanceID, *model.Instance](degree),
 		byApp:       &btree.Map[model.AppID, *group]{},
 		byNode:      &btree.Map[model.NodeID, *group]{},
 		pending:     &btree.Map[model.InstanceID, *model.Instance]{},
@@ -83,15 +86,18 @@ func versionKey(app model.AppID, v uint64) string {
 	return string(strconv.AppendUint(b, v, 10))
 }
 
-// set puts val under key, or deletes the key when val is nil, and keeps the indexes true.
-func (t *tables) set(key Key, val any) {
+// set puts val under key, or deletes the key when val is nil, and keeps the indexes true. It returns the revision of what
+// was there, 0 for nothing.
+func (t *tables) set(key Key, val any) uint64 {
+	if key.Kind == KindInstance {
+		return t.setInstance(model.InstanceID(key.ID), val)
+	}
+	was := t.revision(key)
 	switch key.Kind {
 	case KindApp:
 		put(t.apps, model.AppID(key.ID), val)
 	case KindVersion:
 		put(t.versions, key.ID, val)
-	case KindInstance:
-		t.setInstance(model.InstanceID(key.ID), val)
 	case KindDeployment:
 		id := model.DeploymentID(key.ID)
 		put(t.deployments, id, val)
@@ -113,6 +119,7 @@ func (t *tables) set(key Key, val any) {
 	case KindVolume:
 		t.setVolume(model.VolumeID(key.ID), val)
 	}
+	return was
 }
 
 func (t *tables) setVolume(id model.VolumeID, val any) {
@@ -135,13 +142,13 @@ func put[K ~string, V any](m *btree.Map[K, *V], key K, val any) {
 	}
 }
 
-func (t *tables) setInstance(id model.InstanceID, val any) {
+func (t *tables) setInstance(id model.InstanceID, val any) uint64 {
 	i, _ := val.(*model.Instance)
 	var old *model.Instance
 	if i != nil {
 		old, _ = t.instances.Set(id, i)
 	} else if old, _ = t.instances.Delete(id); old == nil {
-		return
+		return 0
 	}
 	regroup(t.byApp, t.owner, appOf, old, i)
 	regroup(t.byNode, t.owner, nodeOf, old, i)
@@ -150,6 +157,10 @@ func (t *tables) setInstance(id model.InstanceID, val any) {
 	} else if waits(old) {
 		t.pending.Delete(id)
 	}
+	if old == nil {
+		return 0
+	}
+	return old.Revision
 }
 
 func waits(i *model.Instance) bool { return i != nil && i.Node == "" && i.Live() }

@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	maxTries = 8   // of a transaction that meets conflicts
-	maxBatch = 128 // transactions that are made durable as one
+	maxTries = 8    // of a transaction that meets conflicts
+	maxBatch = 128  // transactions that are made durable as one
+	enough   = 2000 // records of a batch after which the others wait for the next: more take longer, and cost as much each
 )
 
 // request is one caller's transaction. Whoever has the turn runs all that wait, one after the other, and makes their
@@ -124,7 +125,9 @@ func (db *DB) serve() {
 			close(r.done)
 		}
 	}()
-	rev, err := db.commit(batch)
+	n, rev, err := db.commit(batch)
+	db.giveBack(batch[n:])
+	batch = batch[:n]
 	switch {
 	case err == nil:
 	case len(batch) == 1 || !refused(err):
@@ -134,11 +137,21 @@ func (db *DB) serve() {
 	default: // one of them spoils it for the others
 		for _, r := range batch {
 			r.err = errAborted
-			if rev, err := db.commit([]*request{r}); err != nil {
+			if _, rev, err := db.commit([]*request{r}); err != nil {
 				r.err, r.rev = err, rev
 			}
 		}
 	}
+}
+
+// giveBack puts requests that were taken first in the queue again.
+func (db *DB) giveBack(rest []*request) {
+	if len(rest) == 0 {
+		return
+	}
+	db.queueMu.Lock()
+	defer db.queueMu.Unlock()
+	db.queue = append(rest, db.queue...)
 }
 
 // refused reports whether err says for certain that nothing was written, so that parts may be tried again.
@@ -147,26 +160,27 @@ func refused(err error) bool {
 }
 
 // commit runs a batch on the newest snapshot, each request on top of those before it, and makes what they wrote durable
-// and visible. It fails for all or none; a request whose own callback fails adds no write.
-func (db *DB) commit(batch []*request) (uint64, error) {
+// and visible. It fails for all or none; a request whose own callback fails adds no write. It returns how many of the batch
+// that were: those after enough is written are left.
+func (db *DB) commit(batch []*request) (done int, rev uint64, err error) {
 	select {
 	case <-db.stopped:
-		return 0, db.stopErr
+		return len(batch), 0, db.stopErr
 	default:
 	}
 	db.mu.Lock()
 	base := db.cur.Load()
-	sum := newTx(base.clone(), base)
+	sum := newTx(base.clone())
 	db.mu.Unlock()
 	var term Term
-	for _, r := range batch {
-		tx := sum
+	for ; done < len(batch) && len(sum.ops) < enough; done++ {
+		r, tx := batch[done], sum
 		if len(batch) > 1 {
-			tx = newTx(sum.t.clone(), base)
+			tx = newTx(sum.t.clone())
 		}
 		if !r.run(tx) {
 			if len(batch) == 1 {
-				return 0, nil
+				return 1, 0, nil
 			}
 			continue
 		}
@@ -178,17 +192,17 @@ func (db *DB) commit(batch []*request) (uint64, error) {
 	ops := sum.durable()
 	if len(ops) == 0 {
 		db.emit(sum.events)
-		return 0, nil
+		return done, 0, nil
 	}
 	db.takeOff()
-	rev, err := db.backend.Commit(term, base.rev, ops)
+	rev, err = db.backend.Commit(term, base.rev, ops)
 	if err != nil {
 		db.land()
-		return rev, fmt.Errorf("commit %d records: %w", len(ops), err)
+		return done, rev, fmt.Errorf("commit %d records: %w", len(ops), err)
 	}
 	err = db.settle(base, sum.t, rev, ops)
 	db.emit(sum.events)
-	return rev, err
+	return done, rev, err
 }
 
 // takeOff and land are the begin and end of a commit.

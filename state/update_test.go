@@ -244,3 +244,37 @@ func TestKnows(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestEnoughTogether protects that what waits behind a large transaction is written after it and not with it.
+func TestEnoughTogether(t *testing.T) {
+	s, db := newSlow()
+	first := putApp(t.Context(), db, "/first")
+	<-s.calls
+	large := make(chan error, 1)
+	go func() {
+		large <- db.Update(t.Context(), func(tx *Tx) error {
+			for n := range enough {
+				tx.PutInstance(&model.Instance{ID: model.InstanceID(fmt.Sprint("i", n)), App: "/a"})
+			}
+			return nil
+		})
+	}()
+	queued(t, db, 1)
+	small := putApp(t.Context(), db, "/small")
+	queued(t, db, 2)
+	s.answers <- answer{rev: 1}
+	for call, want := range []int{enough, 1} {
+		if ops := <-s.calls; len(ops) != want {
+			t.Errorf("call %d has %d writes, want %d", call, len(ops), want)
+		}
+		s.answers <- answer{rev: uint64(2 + call)}
+	}
+	for _, done := range []chan error{first, large, small} {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if v := db.View(); v.InstanceCount() != enough || v.AppCount() != 2 {
+		t.Errorf("%d instances and %d apps", v.InstanceCount(), v.AppCount())
+	}
+}

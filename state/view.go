@@ -208,15 +208,12 @@ func settled[K ~string, V any](v View, m *btree.Map[K, V]) *btree.Map[K, V] {
 // records as they were when it began.
 type Tx struct {
 	View
-	read   *tables     // what is durable
 	writes map[Key]int // position in ops
 	ops    []Op
 	events []model.Event
 }
 
-func newTx(t, read *tables) *Tx {
-	return &Tx{View: View{t: t, writing: true}, read: read, writes: map[Key]int{}}
-}
+func newTx(t *tables) *Tx { return &Tx{View: View{t: t, writing: true}, writes: map[Key]int{}} }
 
 // take makes the writes and events of o, which began where tx ends, part of tx.
 func (tx *Tx) take(o *Tx) {
@@ -312,11 +309,10 @@ func (tx *Tx) put(val any) {
 }
 
 func (tx *Tx) write(key Key, val any) {
-	tx.t.set(key, val)
-	tx.record(Op{Key: key, Read: tx.read.revision(key), Val: val})
+	tx.record(Op{Key: key, Read: tx.t.set(key, val), Val: val})
 }
 
-// record adds op to the writes, in place of an earlier one to the same key.
+// record adds op to the writes, in place of an earlier one to the same key, which alone knows what is durable.
 func (tx *Tx) record(op Op) {
 	if i, ok := tx.writes[op.Key]; ok {
 		tx.ops[i].Val = op.Val
@@ -326,7 +322,7 @@ func (tx *Tx) record(op Op) {
 	tx.ops = append(tx.ops, op)
 }
 
-// revision returns the revision of a record, 0 when it does not exist.
+// revision returns the revision of a record of any kind but instances, 0 when it does not exist.
 func (t *tables) revision(key Key) uint64 {
 	switch key.Kind {
 	case KindApp:
@@ -335,10 +331,6 @@ func (t *tables) revision(key Key) uint64 {
 		}
 	case KindVersion:
 		if v := get(t.versions, key.ID); v != nil {
-			return v.Revision
-		}
-	case KindInstance:
-		if v := get(t.instances, model.InstanceID(key.ID)); v != nil {
 			return v.Revision
 		}
 	case KindDeployment:

@@ -168,7 +168,7 @@ func (s *simulated) picture() *chart.Picture {
 		subtitle = fmt.Sprintf("%d nodes with %d GPUs, %d pods in the list, method %s, seed %d", s.Nodes, s.GPUs, s.Pods, s.Method, s.Seed)
 	}
 	x, unit := s.axis()
-	allocated := chart.Panel{Title: "Allocated " + what, Y: "% of capacity", Unit: " %", Top: 100}
+	allocated := chart.Panel{Title: "Allocated " + what, Y: "% of capacity", Unit: " %"}
 	fragmented := chart.Panel{Title: "Fragmented " + what + ": free, and too little for the average pod", Y: "% of capacity", Unit: " %"}
 	for _, r := range s.Runs {
 		a, f := chart.Line{Name: r.Policy, Note: value(r.Summary)}, chart.Line{Name: r.Policy, Note: r.Summary.Fragmented}
@@ -182,6 +182,7 @@ func (s *simulated) picture() *chart.Picture {
 		allocated.Lines, fragmented.Lines = append(allocated.Lines, a), append(fragmented.Lines, f)
 	}
 	if s.Method == replay.MethodOverload {
+		allocated.Top = 100
 		allocated.Lines = append(allocated.Lines, chart.Line{Name: "all that is asked for", Aid: true, Points: []chart.Point{{X: shownDemand, Y: shownDemand}, {X: 100, Y: 100}}})
 	}
 	return &chart.Picture{Title: "How well the cluster is used", Subtitle: subtitle, X: x, Panels: []chart.Panel{allocated, fragmented}}

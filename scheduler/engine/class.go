@@ -126,7 +126,7 @@ func (e *Engine) Class(a Ask) *Class {
 	a.Role, a.Pool = cmp.Or(a.Role, model.RootRole), cmp.Or(a.Pool, model.DefaultPool)
 	c := &Class{Ask: a, need: amounts(a.Need), role: e.roles.of(a.Role)}
 	name := cmp.Or(a.Policy, e.pools[a.Pool], model.PolicyPack)
-	c.policy, c.scatter = e.policyOf(name), name != model.PolicyPack
+	c.policy, c.scatter = e.policyOf(a.Pool, name), name != model.PolicyPack
 	c.want = c.need
 	c.want.Disk += int64(a.Volumes)
 	c.wantGPUs(e)

@@ -44,7 +44,7 @@ type Config struct {
 // Engine is the picture of a cluster. It belongs to one goroutine.
 type Engine struct {
 	cfg      Config
-	policies map[model.Policy]policy.Policy
+	policies map[poolPolicy]policy.Policy
 	pools    map[string]model.Policy // those that differ from pack
 
 	// Nodes, in columns. Rows stay; a node that is gone leaves its row marked so.
@@ -106,7 +106,7 @@ func New(cfg Config) *Engine {
 		cfg.Policy = policy.Of
 	}
 	return &Engine{
-		cfg: cfg, policies: map[model.Policy]policy.Policy{}, pools: map[string]model.Policy{},
+		cfg: cfg, policies: map[poolPolicy]policy.Policy{}, pools: map[string]model.Policy{},
 		rows: map[model.NodeID]int32{}, sumGen: 1, models: map[string]uint8{}, attrs: map[string]*attribute{},
 		filters: map[model.Constraint]*filter{}, tallies: map[tallyKey]*tally{}, groups: map[groupKey]*group{},
 		spare: none, index: map[model.InstanceID]int32{}, volumes: map[model.VolumeID]volume{}, loans: map[string]loan{}, claims: map[int32]int{},
@@ -114,14 +114,20 @@ func New(cfg Config) *Engine {
 	}
 }
 
-// policyOf returns the policy of a name.
-func (e *Engine) policyOf(name model.Policy) policy.Policy {
-	p := e.policies[name]
+// policyOf returns the policy of a name in a pool. Each pool has its own: what is asked for differs between pools.
+func (e *Engine) policyOf(pool string, name model.Policy) policy.Policy {
+	key := poolPolicy{pool, name}
+	p := e.policies[key]
 	if p == nil {
 		p = e.cfg.Policy(name)
-		e.policies[name] = p
+		e.policies[key] = p
 	}
 	return p
+}
+
+type poolPolicy struct {
+	pool string
+	name model.Policy
 }
 
 // SetPool says how nodes of a pool are chosen for apps that name no policy. Classes keep what held when they were made.
@@ -152,11 +158,13 @@ func (e *Engine) row(id model.NodeID) int32 {
 	return r
 }
 
-// SetNode takes over what a node is, and reports whether anything about placement changed. What it holds stays.
+// SetNode takes over what a node is, and reports whether anything about placement changed. What it holds stays. Of more
+// than policy.MaxDevices graphics processors only the first are used.
 func (e *Engine) SetNode(n Node) bool {
 	r := e.row(n.ID)
 	n.Name = cmp.Or(n.Name, string(n.ID))
 	n.Pool = cmp.Or(n.Pool, model.DefaultPool)
+	n.GPUs = n.GPUs[:min(len(n.GPUs), policy.MaxDevices)]
 	if e.known[r] && sameNode(&e.info[r], &n) {
 		return false
 	}

@@ -13,15 +13,20 @@ type futures struct {
 	mean   Amounts    // of what is asked for
 }
 
-// How far futures look. More of anything costs time and gains little.
+// How far futures look. More of anything costs time and gains little. Of a node with more room than the draws of a future
+// take, what is left over is just as much more; so the draws suffice.
 const (
 	futureCount = 32
-	futureDraws = 512 // of each future at most
+	futureDraws = 128 // of each future at most
 	futureFails = 10  // draws without room that end a future
+	futureStart = 4   // first draws of each, for which a node is looked at as it stands
 )
 
-// otherWorth is how much what one average ask would take of all but devices counts, against one device.
-const otherWorth = 0.1
+// What counts how much, against a device that is left over.
+const (
+	nowWorth   = 0.1 // a device that is free and of no use to what comes first
+	otherWorth = 0.1 // what one average ask would take of all but devices, left over
+)
 
 // draw makes new futures out of shapes with weights that sum up to 1. An ask for several devices comes once for each of
 // them: it has few nodes to choose from, so it comes to these more often than to the average node. At each step the
@@ -77,7 +82,22 @@ func (f *futures) waste(s *state) float64 {
 		devices += int64(r.sum)
 	}
 	count := float64(max(len(f.draws), 1))
-	return float64(devices)/Whole/count + otherWorth*f.worth(&n.Total, &left)/count
+	return (float64(devices)/Whole + nowWorth*f.useless(&start) + otherWorth*f.worth(&left)) / count
+}
+
+// useless returns how many devices are free in r and of no use to what comes first, in the mean of that and summed up over
+// the futures. It is what keeps whole nodes for those who ask for much: they come too rarely to count for more.
+func (f *futures) useless(r *room) float64 {
+	if r.sum == 0 {
+		return 0
+	}
+	var sum int64
+	for _, draws := range f.draws {
+		for _, d := range draws[:futureStart] {
+			sum += int64(r.useless(&f.shapes[d]))
+		}
+	}
+	return float64(sum) / Whole / futureStart
 }
 
 // play lets the asks of one future take from r.
@@ -92,38 +112,27 @@ func (f *futures) play(r *room, draws []uint16) {
 	}
 }
 
-// worth returns how many average asks left could have been for, on a node with the given total. Of its resources the one
-// that runs out first counts, and the others by the fourth power of how close they are to that.
-func (f *futures) worth(total, left *Amounts) float64 {
-	part := [...]float64{share(left.CPU, total.CPU), share(left.Memory, total.Memory), share(left.Disk, total.Disk)}
-	need := [...]float64{share(f.mean.CPU, total.CPU), share(f.mean.Memory, total.Memory), share(f.mean.Disk, total.Disk)}
-	most := max(need[0], need[1], need[2])
-	if most == 0 {
-		return 0
-	}
-	var sum float64
-	for i, p := range part {
-		scarce := need[i] / most
-		sum += p * scarce * scarce * scarce * scarce
-	}
-	return sum / most
+// worth returns how many average asks left is for, summed up over its resources: the price of each is the same on all
+// nodes, so that asks go where the one that they need most of would be left over.
+func (f *futures) worth(left *Amounts) float64 {
+	return share(left.CPU, f.mean.CPU) + share(left.Memory, f.mean.Memory) + share(left.Disk, f.mean.Disk)
 }
 
 // room is what a future has left to take.
 type room struct {
-	free    Amounts
-	gpus    [MaxDevices]int32
-	models  []uint8
-	count   int    // of devices
-	touched uint64 // devices with something free
-	sum     int32  // free of all devices
+	free   Amounts
+	gpus   [MaxDevices]int32
+	models []uint8
+	count  int    // of devices
+	idle   uint64 // devices with something free
+	sum    int32  // free of all devices
 }
 
 func (r *room) set(i int, free int32) {
 	r.gpus[i] = free
 	r.sum += free
 	if free > 0 {
-		r.touched |= 1 << i
+		r.idle |= 1 << i
 	}
 }
 
@@ -144,7 +153,7 @@ func (r *room) take(a *Ask) bool {
 func (r *room) takeDevices(a *Ask) bool {
 	if a.Shares() {
 		best := -1
-		for set := r.touched; set != 0; set &= set - 1 {
+		for set := r.idle; set != 0; set &= set - 1 {
 			i := bits.TrailingZeros64(set)
 			if free := r.gpus[i]; free >= a.GPU && (best < 0 || free < r.gpus[best]) && a.Accepts(r.models[i]) {
 				best = i
@@ -158,7 +167,7 @@ func (r *room) takeDevices(a *Ask) bool {
 	}
 	want, each := a.devices()
 	var found uint64
-	for set := r.touched; set != 0 && want > 0; set &= set - 1 {
+	for set := r.idle; set != 0 && want > 0; set &= set - 1 {
 		if i := bits.TrailingZeros64(set); r.gpus[i] >= each && a.Accepts(r.models[i]) {
 			found |= 1 << i
 			want--
@@ -173,10 +182,33 @@ func (r *room) takeDevices(a *Ask) bool {
 	return true
 }
 
+// useless returns how much is free of devices that a cannot use.
+func (r *room) useless(a *Ask) int32 {
+	if a.GPU == 0 {
+		return 0
+	}
+	if a.CPU > r.free.CPU || a.Memory > r.free.Memory || a.Disk > r.free.Disk || a.GPU > r.sum {
+		return r.sum
+	}
+	want, each := a.devices()
+	var sum int32
+	for set := r.idle; set != 0; set &= set - 1 {
+		if i := bits.TrailingZeros64(set); r.gpus[i] >= each && a.Accepts(r.models[i]) {
+			want--
+		} else {
+			sum += r.gpus[i]
+		}
+	}
+	if want > 0 {
+		return r.sum
+	}
+	return sum
+}
+
 func (r *room) use(i int, amount int32) {
 	r.gpus[i] -= amount
 	r.sum -= amount
 	if r.gpus[i] == 0 {
-		r.touched &^= 1 << i
+		r.idle &^= 1 << i
 	}
 }

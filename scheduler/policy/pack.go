@@ -5,15 +5,15 @@ import (
 	"math/bits"
 )
 
-// Pack packs tightly while keeping room for what is asked for. It imagines the future of a node: the next asks come, drawn
-// from those of late, and take what they find until too many in a row of draws found no room. What is then left of the
-// node is stranded, and the mean over several such futures is the node's waste. An instance goes where the waste grows
-// least. So the processors beside idle devices are kept for those who ask for devices, whole devices for those who ask
-// for whole ones, scarce models for those who insist on them, and remainders that something fits into exactly are
-// preferred to those that nothing does.
+// Pack packs tightly while keeping room for what is asked for. It imagines futures of a node: asks come, drawn from those
+// of late, and take what they find until several found no room. What is left of the node in the mean over its futures is
+// its waste, together with, a tenth as much, what is free now and of no use to the first that come. An instance goes
+// where the waste grows least. So the processors beside idle devices are kept for those who ask for devices, whole devices
+// for those who ask for whole ones, scarce models for those who insist on them, and rests that something fits into
+// exactly are preferred to those that nothing does.
 //
 // All futures are drawn once per epoch and are the same for all nodes, so that costs differ by the nodes and not by luck.
-// The waste of a state that was met before is remembered.
+// The waste of a state that was met before is remembered. A Pack is not for several goroutines at once.
 type Pack struct {
 	recent  recent
 	futures futures
@@ -28,10 +28,11 @@ type memo struct {
 }
 
 // memos is how many states are remembered, a power of two. One that collides replaces the one before.
-const memos = 1 << 16
+const memos = 1 << 17
 
-// What is left of a node weighs so little that it only decides between nodes whose waste grows alike: the fuller wins.
+// What is free of a node weighs little: the fuller of nodes wins whose waste grows about alike.
 const (
+	tieGPU    = 0.01 / Whole     // for a thousandth of a device
 	tieCPU    = 1e-11            // for a thousandth of a core
 	tieMemory = 1e-6 / (1 << 40) // for a byte
 )
@@ -62,7 +63,7 @@ func (p *Pack) Cost(n *Node, a *Ask) (float64, int) {
 	s.free.CPU -= a.CPU
 	s.free.Memory -= a.Memory
 	s.free.Disk -= a.Disk
-	left := tieCPU*float64(s.free.CPU) + tieMemory*float64(s.free.Memory)
+	left := tieGPU*float64(n.gpuFree()) + tieCPU*float64(s.free.CPU) + tieMemory*float64(s.free.Memory)
 	if a.GPU == 0 {
 		return p.waste(&s) - before + left, -1
 	}
@@ -107,11 +108,12 @@ type state struct {
 // grain is by how many bits amounts are shortened, so that fewer states have to be imagined.
 type grain struct{ cpu, memory, disk uint8 }
 
-// stateOf returns n as it is. States are told apart by about a thousandth of CPU, and less finely by the rest.
+// stateOf returns n as it is. States are told apart by a few thousandths of CPU, and less
+// finely by the rest.
 func stateOf(n *Node) state {
 	return state{
 		free: n.Free, node: n,
-		grain: grain{shorten(n.Total.CPU, 10), shorten(n.Total.Memory, 8), shorten(n.Total.Disk, 6)},
+		grain: grain{shorten(n.Total.CPU, 9), shorten(n.Total.Memory, 7), shorten(n.Total.Disk, 5)},
 		base:  mix(uint64(n.Total.CPU)<<32 ^ uint64(n.Total.Memory) ^ bits.RotateLeft64(uint64(n.Total.Disk), 17)),
 	}
 }

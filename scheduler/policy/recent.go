@@ -25,22 +25,22 @@ type run struct {
 const (
 	// window is how many instances are remembered. What came before has no say.
 	window = 8192
-	// mostOfOne is how many instances count of those that come at once, so that one large app is not all that is remembered.
-	mostOfOne = window / 8
+	// mostOfOne is how many instances count of those that come at once, so that a few large apps are not all that is remembered.
+	mostOfOne = window / 256
 	// drift is which part of the instances has to ask for something else before that matters.
-	drift = 0.1
+	drift = 0.15
 )
 
-// outline is an ask about as large as others of the same outline.
+// outline is an ask about as large as others of the same outline: sizes are powers of two.
 type outline struct {
-	cpu, memory, disk int8
-	gpu               int32
-	models            uint64
+	cpu, memory, disk, gpu int8
+	whole                  bool // asks for whole devices
+	models                 uint64
 }
 
 func outlineOf(a *Ask) outline {
 	size := func(v int64) int8 { return int8(bits.Len64(uint64(v))) }
-	return outline{size(a.CPU), size(a.Memory), size(a.Disk), a.GPU, a.Models}
+	return outline{size(a.CPU), size(a.Memory), size(a.Disk), size(int64(a.GPU)), a.GPU >= Whole, a.Models}
 }
 
 // add remembers asks, and reports whether what is asked for is now another than at the last time it did so.

@@ -74,7 +74,7 @@ func Simulate(ctx context.Context, name string, c *Cluster, pods []Pod, o Option
 	if progress == nil {
 		progress = func(float64) {}
 	}
-	placer := NewScan(c.nodes, p)
+	placer := NewEngine(c.nodes, p)
 	if o.Method == MethodArrivals {
 		return Arrivals(ctx, placer, c, pods, progress)
 	}

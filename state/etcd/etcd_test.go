@@ -316,7 +316,7 @@ func TestNoSpace(t *testing.T) {
 	}
 	err := error(nil)
 	n := 0
-	for ; err == nil && n < 100; n++ {
+	for ; err == nil && n < 1000; n++ { // etcd sees how large its file is only now and then
 		err = put(n)
 	}
 	if !errors.Is(err, state.ErrNoSpace) {

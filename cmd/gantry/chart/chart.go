@@ -45,7 +45,7 @@ const (
 	width       = 960
 	left        = 84
 	right       = 210
-	head        = 78
+	head        = 96
 	panelHeight = 300
 	panelGap    = 66
 	foot        = 62
@@ -118,7 +118,7 @@ func (p *Panel) yAxis(top int) axis {
 	if p.Top > 0 {
 		high = p.Top
 	}
-	return newAxis(low, high, top+panelHeight, top, p.Top == 0)
+	return newAxis(low, high, top+panelHeight, top, true)
 }
 
 func (l *Line) draw(d *drawing, x, y axis, place int) {
@@ -167,7 +167,7 @@ type axis struct {
 	step      float64 // between ticks
 }
 
-// newAxis returns an axis that shows low to high. Where it begins is a tick, and where it ends too if whole.
+// newAxis returns an axis that shows low to high, from one tick to another when it is to be whole.
 func newAxis(low, high float64, from, to int, whole bool) axis {
 	if !(high > low) {
 		low, high = min(low, 0), max(high, 1)
@@ -176,9 +176,9 @@ func newAxis(low, high float64, from, to int, whole bool) axis {
 		low, high = 0, 1
 	}
 	a := axis{from: float64(from), to: float64(to), step: step((high - low) / 6)}
-	a.low, a.high = math.Floor(low/a.step)*a.step, high
+	a.low, a.high = low, high
 	if whole {
-		a.high = math.Ceil(high/a.step) * a.step
+		a.low, a.high = math.Floor(low/a.step)*a.step, math.Ceil(high/a.step)*a.step
 	}
 	return a
 }
@@ -196,8 +196,9 @@ func step(least float64) float64 {
 
 func (a *axis) ticks() []float64 {
 	var all []float64
+	first := math.Ceil(a.low/a.step-1e-9) * a.step
 	for i := 0; ; i++ {
-		v := a.low + float64(i)*a.step
+		v := first + float64(i)*a.step
 		if v > a.high+a.step/1e6 {
 			return all
 		}

@@ -107,6 +107,12 @@ func TestGolden(t *testing.T) {
 		"images": func(p *Printer) {
 			p.Images([]client.Image{{Name: "registry.example/nginx:1.27", Digest: "sha256:0123456789abcdef0123", Size: 71 * model.MiB, Created: before(time.Hour)}})
 		},
+		"simulation": func(p *Printer) {
+			p.Simulation([]SimulationRow{
+				{Policy: "pack", GPU: 95.98, GPUs: 6212, CPU: 84.78, Memory: 62.76, Fragmented: 3.9, Asked: 10781, Placed: 8536},
+				{Policy: "spread", GPU: 93.64, GPUs: 6212, CPU: 84.44, Memory: 62.77, Fragmented: 6.05, Asked: 10781, Placed: 8834, Waits: true, Waited: 12, Waiting: 1},
+			})
+		},
 		"usage":  func(p *Printer) { p.Usage(usage()) },
 		"status": func(p *Printer) { p.Status(&Status{detail, versions(), events()}) },
 	}

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gantry-os/gantry/daemon"
 	"github.com/gantry-os/gantry/test/scale"
 )
 
@@ -37,9 +38,7 @@ func run(ctx context.Context) (err error) {
 	churn := flag.Duration("churn", 30*time.Second, "how long churn is measured")
 	profile := flag.String("profile", "", "write profiles of each row to files that begin with this")
 	flag.Parse()
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(max(4, runtime.GOMAXPROCS(0))) // as a server does
-	}
+	daemon.Tune()
 	root, err := os.MkdirTemp(*dir, "gantry-bench-")
 	if err != nil {
 		return err
