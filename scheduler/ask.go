@@ -132,12 +132,12 @@ func (l *Loop) plan(v state.View, s *model.Spec) model.Plan {
 		ids[i] = model.InstanceID(fmt.Sprintf("plan of %s %d", s.ID, i))
 	}
 	out.Funnel, _ = en.Explain(class)
-	placed := en.PlaceAll([]*engine.Want{{Class: class, IDs: ids}}, nil)
+	placed, fresh := l.planHomes(v, ver, class, ids)
+	placed = en.Place(class, fresh, placed) // not PlaceAll: a round of the loop may be under way
 	if len(placed) < len(ids) {
 		out.Funnel, _ = en.Explain(class)
 	}
-	waiting := ids[len(placed):]
-	if ask.Volumes == 0 {
+	if waiting := ids[len(placed):]; ask.Volumes == 0 {
 		placed = append(placed, l.planPreemption(v, class, waiting[:min(len(waiting), planVictims)], &out)...)
 	}
 	out.Placed, out.Waiting = len(placed), len(ids)-len(placed)
@@ -150,6 +150,43 @@ func (l *Loop) plan(v state.View, s *model.Spec) model.Plan {
 		en.Leaving(x.Instance, false)
 	}
 	return out
+}
+
+// planHomes places instances of the slots that have volumes already where those are. It returns their places, and the ids
+// of the instances that may go anywhere.
+func (l *Loop) planHomes(v state.View, ver *model.AppVersion, c *engine.Class, ids []model.InstanceID) (homes []engine.Placement, fresh []model.InstanceID) {
+	if c.Volumes == 0 {
+		return nil, ids
+	}
+	e := &entry{spec: ver.Spec, class: c, volumes: c.Volumes}
+	held := map[uint32]bool{}
+	for i := range v.InstancesOf(ver.App) {
+		if _, class, ok := l.pic.engine.Held(i.ID); ok && i.Live() && class.Template == c.Template {
+			held[i.Slot] = true
+		}
+	}
+	for slot := uint32(1); len(ids) > 0 && int(slot) <= ver.Spec.Count(); slot++ {
+		if held[slot] {
+			continue
+		}
+		id := ids[0]
+		ids = ids[1:]
+		have := volumesAt(v, &model.Instance{App: ver.App, Slot: slot}, ver.Spec)
+		if len(have) == 0 {
+			fresh = append(fresh, id)
+			continue
+		}
+		ask := c.Ask
+		ask.Volumes = e.lacks(have)
+		class := l.pic.engine.Class(ask)
+		if removing(have) == nil {
+			if p, ok := l.pic.engine.PlaceOn(class, id, have[0].Node); ok {
+				homes = append(homes, p)
+			}
+		}
+		l.pic.engine.Drop(class)
+	}
+	return homes, fresh
 }
 
 // setAside takes the app's instances that its new version would replace out of the picture, and counts those that would
@@ -204,7 +241,7 @@ func (l *Loop) planPreemption(v state.View, class *engine.Class, ids []model.Ins
 	spare := l.spares(v)
 	var placed []engine.Placement
 	for _, id := range ids {
-		p, ok := l.pic.engine.Preempt(class, id, spare)
+		p, ok := l.preempt(class, id, spare)
 		if !ok {
 			break
 		}

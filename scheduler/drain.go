@@ -3,6 +3,8 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/gantry-os/gantry/model"
@@ -23,24 +25,20 @@ func (l *Loop) drain(ctx context.Context) error {
 	for id := range l.pic.changes { // windows that have begun
 		l.markDrain(v, id, now)
 	}
-	for id := range l.drains {
+	for _, id := range slices.Sorted(maps.Keys(l.drains)) {
 		why, yes := draining(v.Settings(id), now)
-		var list []model.InstanceID
-		for i := range v.InstancesOn(id) {
-			if i.Live() && (i.Evict == nil) == yes && (yes || i.Evict.Kind == model.EvictDrain) {
-				list = append(list, i.ID)
-			}
-		}
-		var ev *model.Eviction
+		w := wish{withdraw: model.EvictDrain}
 		if yes {
-			ev = &model.Eviction{Kind: model.EvictDrain, Why: l.drainWords(v, id, why), At: now}
+			w = wish{ev: &model.Eviction{Kind: model.EvictDrain, Why: fmt.Sprintf("node %s is to be empty%s", nameOf(v, id), because(why)), At: now}}
 		}
-		for len(list) > 0 {
-			n := min(len(list), chunk)
-			if err := l.evict(ctx, n, func(n int) (model.InstanceID, *model.Eviction) { return list[n], ev }); err != nil {
-				return err
+		var list []wish
+		for i := range v.InstancesOn(id) {
+			if w.id = i.ID; i.Live() && w.news(i.Evict) {
+				list = append(list, w)
 			}
-			list = list[n:]
+		}
+		if err := l.evict(ctx, list); err != nil {
+			return err
 		}
 		if !yes {
 			delete(l.drains, id)
@@ -49,53 +47,67 @@ func (l *Loop) drain(ctx context.Context) error {
 	return nil
 }
 
-func (l *Loop) drainWords(v state.View, id model.NodeID, why string) string {
-	name := string(id)
-	if n := v.Node(id); n != nil {
-		name = n.Name
-	}
-	return fmt.Sprintf("node %s is to be empty%s", name, because(why))
-}
+// patience is how many searches for moves a move may take before it is given up.
+const patience = 10
 
-// defragment moves instances in pools that want it, one search at a time.
+// defragment moves instances in pools that want it, off one node after the other.
 func (l *Loop) defragment(ctx context.Context) error {
-	now := l.cfg.Now()
 	v := l.store.View()
-	perform := false
+	perform := len(l.pic.to.all) > 0
 	for pool := range v.Pools() {
 		perform = perform || pool.Defragment == model.DefragmentPerform
 	}
-	if !perform {
+	now := l.cfg.Now()
+	switch {
+	case !perform:
 		l.defrag = time.Time{}
 		return nil
-	}
-	if l.defrag.IsZero() {
+	case l.defrag.IsZero():
 		l.defrag = now.Add(l.cfg.Defrag)
 	}
 	if l.defrag.After(now) {
 		return nil
 	}
 	l.defrag = now.Add(l.cfg.Defrag)
-	if len(l.queues) > 0 || len(l.pic.to) > 0 {
-		return nil // what waits, or moves, comes first
+	if len(l.pic.to.all) > 0 {
+		return l.giveUp(ctx, v, now)
 	}
 	for pool := range v.Pools() {
 		if pool.Defragment != model.DefragmentPerform {
 			continue
 		}
-		moves := l.moves(v, pool.Name)
-		err := l.evict(ctx, len(moves), func(n int) (model.InstanceID, *model.Eviction) {
-			return moves[n].Instance, &model.Eviction{Kind: model.EvictMove, Why: moves[n].Gain, To: moves[n].To, At: now}
-		})
-		if err != nil {
-			return err
+		var list []wish
+		for _, m := range l.moves(v, pool.Name) {
+			if len(list) > 0 && v.Instance(list[0].id).Node != m.From {
+				break
+			}
+			list = append(list, wish{id: m.Instance, ev: &model.Eviction{Kind: model.EvictMove, Why: m.Gain, To: m.To, At: now}})
+		}
+		if len(list) > 0 {
+			return l.evict(ctx, list)
 		}
 	}
 	return nil
 }
 
+// giveUp withdraws moves that could not be done for long. What kept them from it may last, so the next search has as much
+// time.
+func (l *Loop) giveUp(ctx context.Context, v state.View, now time.Time) error {
+	var list []wish
+	for _, id := range slices.Sorted(maps.Keys(l.pic.to.all)) {
+		if i := v.Instance(id); i != nil && i.Evict != nil && !i.Evict.At.Add(patience*l.cfg.Defrag).After(now) {
+			list = append(list, wish{id: id, withdraw: model.EvictMove})
+		}
+	}
+	if len(list) > 0 {
+		l.defrag = now.Add(patience * l.cfg.Defrag)
+	}
+	return l.evict(ctx, list)
+}
+
 // moves returns what the defragmenter proposes for a pool. Instances that are not well, or whose app is in the midst of a
-// deployment, or that have a slot, stay where they are.
+// deployment, or that have a slot, stay where they are; so do those of apps that may not have one more for a while, since
+// to move them is to stop them.
 func (l *Loop) moves(v state.View, pool string) []model.Move {
 	return l.pic.engine.Defrag(pool, func(id model.InstanceID) bool {
 		i := v.Instance(id)
@@ -106,8 +118,8 @@ func (l *Loop) moves(v state.View, pool string) []model.Move {
 		if a == nil {
 			return false
 		}
-		d := v.Deployment(a.Deployment)
+		t, d := v.Target(a.ID), v.Deployment(a.Deployment)
 		_, healthy := i.HealthySince()
-		return healthy && (d == nil || d.State.Over())
+		return healthy && (d == nil || d.State.Over()) && t != nil && t.Spec.Ceiling() > t.Spec.Count()
 	})
 }

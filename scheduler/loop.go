@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -37,8 +38,11 @@ type Loop struct {
 	kept    map[model.InstanceID]keeping // pending instances for which others have to end
 	losing  map[model.AppID]int          // instances that this step preempts
 	drains  map[model.NodeID]bool        // nodes that are to be empty, and are not known to be
-	defrag  time.Time                    // when to look for moves again
-	flying  chan flown                   // holds the outcome of the transaction that is being written
+	doubt   model.InstanceID             // of a transaction of which nobody knows whether it will be written; empty for none
+	steps   int
+	chunk   int
+	defrag  time.Time  // when to look for moves again
+	flying  chan flown // holds the outcome of the transaction that is being written
 	asking  chan question
 	stopped chan struct{} // closed when Run has returned
 }
@@ -54,7 +58,7 @@ func New(store state.Store, cfg Config) *Loop {
 	if cfg.Defrag == 0 {
 		cfg.Defrag = time.Minute
 	}
-	return &Loop{store: store, cfg: cfg, asking: make(chan question), stopped: make(chan struct{})}
+	return &Loop{store: store, cfg: cfg, chunk: chunk, asking: make(chan question), stopped: make(chan struct{})}
 }
 
 // Run works until ctx ends, or this server is no longer the leader. Other failures of the store are logged and tried
@@ -86,9 +90,14 @@ func (l *Loop) Step(ctx context.Context) (time.Time, error) {
 }
 
 func (l *Loop) step(ctx context.Context) error {
+	if err := l.decide(ctx); err != nil {
+		return err
+	}
+	l.steps++
 	v := l.gather()
+	settled := l.settle(v)
 	tries := l.tries()
-	if err := l.placeAll(ctx, v, tries); err != nil {
+	if err := l.placeAll(ctx, v, tries, settled); err != nil {
 		return err
 	}
 	if err := l.makeRoom(ctx, tries); err != nil {
@@ -101,6 +110,26 @@ func (l *Loop) step(ctx context.Context) error {
 		return err
 	}
 	return l.explainAll(ctx, tries)
+}
+
+// decide makes sure that a transaction of which nobody knew whether it would be written is either in view, or never will
+// be: it would be refused once one of the records that it writes is another. Without this it could be written in the
+// middle of what is decided next, which may give the same room to others.
+func (l *Loop) decide(ctx context.Context) error {
+	if l.doubt == "" {
+		return nil
+	}
+	err := l.store.Update(ctx, func(tx *state.Tx) error {
+		if i := tx.Instance(l.doubt); i != nil {
+			tx.PutInstance(i.Clone())
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("find out whether an earlier transaction was written: %w", err)
+	}
+	l.doubt = ""
+	return nil
 }
 
 // gather brings picture and queues up to date.
@@ -123,21 +152,25 @@ func (l *Loop) gather() state.View {
 		l.pic.setRules(v)
 		moved = true
 	}
+	retry := map[model.AppID]bool{}
 	for id := range c.Volumes {
-		moved = l.pic.setVolume(id, v.Volume(id)) || moved
+		vol := v.Volume(id)
+		moved = l.pic.setVolume(id, vol) || moved
+		if vol != nil {
+			retry[vol.App] = true
+		}
 	}
 	for id := range c.Apps {
-		l.pic.reclass(v, id)
+		moved = l.pic.reclass(v, id) || moved
+		retry[id] = true
 	}
 	for id := range c.Instances {
 		i := v.Instance(id)
 		moved = l.pic.sync(v, id, i) || moved
 		l.enqueue(id, i)
 	}
-	if moved {
-		for _, q := range l.queues {
-			q.try = true
-		}
+	for key, q := range l.queues {
+		q.try = q.try || moved || retry[key.app]
 	}
 	l.pic.forget(l.queues)
 	return v
@@ -158,17 +191,17 @@ func (l *Loop) restart(v state.View, now time.Time) {
 	for i := range v.Pending() {
 		l.enqueue(i.ID, i)
 	}
+	l.reclaim(v)
 }
 
-// placeAll gives places to as many as fit, and writes them down.
-func (l *Loop) placeAll(ctx context.Context, v state.View, tries []*queue) error {
-	batch := l.settle(nil)
+// placeAll gives places to as many as fit, and writes them down, with those in batch.
+func (l *Loop) placeAll(ctx context.Context, v state.View, tries []*queue, batch []engine.Placement) error {
 	batch = l.goHome(v, tries, batch)
 	round := l.pic.engine.Begin(l.wants(v, tries))
 	defer round.End()
 	var err error
 	for {
-		batch = round.Place(chunk-len(batch), batch)
+		batch = round.Place(l.chunk-len(batch), batch)
 		if len(batch) == 0 {
 			break
 		}
@@ -187,7 +220,7 @@ func (l *Loop) placeAll(ctx context.Context, v state.View, tries []*queue) error
 // flown is the outcome of a transaction.
 type flown struct {
 	batch   []engine.Placement
-	volumes map[model.InstanceID][]*model.PersistentVolume // that were to be made
+	volumes map[model.InstanceID][]*model.PersistentVolume // as they have to be
 	late    map[model.InstanceID]bool
 	err     error
 }
@@ -219,6 +252,12 @@ func (l *Loop) land() error {
 	f := <-l.flying
 	l.flying = nil
 	if f.err != nil {
+		for _, p := range f.batch {
+			if !f.late[p.ID] {
+				l.doubted(p.ID, f.err)
+				break
+			}
+		}
 		return fmt.Errorf("place %d instances: %w", len(f.batch), f.err)
 	}
 	if len(f.late) == 0 {
@@ -239,6 +278,13 @@ func (l *Loop) land() error {
 	return nil
 }
 
+// doubted takes note that nobody knows whether a transaction with a record of id will be written, if err says so.
+func (l *Loop) doubted(id model.InstanceID, err error) {
+	if !errors.Is(err, state.ErrDeposed) { // and what else is certain costs one write in vain
+		l.doubt = id
+	}
+}
+
 // commit writes placements and the volumes that come with them, and returns those that came too late.
 func (l *Loop) commit(ctx context.Context, batch []engine.Placement, volumes map[model.InstanceID][]*model.PersistentVolume, now time.Time) (map[model.InstanceID]bool, error) {
 	var late map[model.InstanceID]bool
@@ -252,7 +298,7 @@ func (l *Loop) commit(ctx context.Context, batch []engine.Placement, volumes map
 				open[p.Node] = ok
 			}
 			i := tx.Instance(p.ID)
-			if !ok || i == nil || !i.Live() || i.Node != "" {
+			if !ok || i == nil || !i.Live() || i.Node != "" || !atHome(tx.View, volumes[p.ID]) {
 				late[p.ID] = true
 				continue
 			}

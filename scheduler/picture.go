@@ -18,10 +18,11 @@ type picture struct {
 	of      map[*engine.Class]*entry
 	byApp   map[model.AppID][]*entry
 	pools   map[string]model.Policy
-	changes map[model.NodeID]time.Time       // when a maintenance window of a node begins or ends next
-	next    time.Time                        // the first of changes, zero for none
-	to      map[model.InstanceID]model.AppID // instances that are to move to a certain node
-	toApp   map[model.AppID]int              // how many of to each app has
+	changes map[model.NodeID]time.Time // when a maintenance window of a node begins or ends next
+	next    time.Time                  // the first of changes, zero for none
+	to      marks[model.AppID]         // instances that are to move to a certain node
+	lost    marks[model.AppID]         // instances that were preempted and count as healthy still
+	ousted  marks[model.NodeID]        // instances that were preempted and are not over
 }
 
 // entry is a class and the version that it was made from.
@@ -39,7 +40,7 @@ func newPicture(v state.View, now time.Time) *picture {
 	p := &picture{
 		engine: engine.New(engine.Config{}), classes: map[classKey]*entry{}, of: map[*engine.Class]*entry{},
 		byApp: map[model.AppID][]*entry{}, pools: map[string]model.Policy{}, changes: map[model.NodeID]time.Time{},
-		to: map[model.InstanceID]model.AppID{}, toApp: map[model.AppID]int{},
+		to: newMarks[model.AppID](), lost: newMarks[model.AppID](), ousted: newMarks[model.NodeID](),
 	}
 	for pool := range v.Pools() {
 		p.pools[pool.Name] = pool.Placement
@@ -218,13 +219,14 @@ func standing(v state.View, app model.AppID, own *model.Spec) (model.RoleID, int
 	return cmp.Or(s.Role, model.RootRole), priority
 }
 
-// reclass moves the instances of an app to classes of its new role and priority, if it has any.
-func (p *picture) reclass(v state.View, app model.AppID) {
+// reclass moves the instances of an app to classes of its new role and priority, and reports whether it has any.
+func (p *picture) reclass(v state.View, app model.AppID) (changed bool) {
 	for _, old := range p.byApp[app] {
 		role, priority := standing(v, app, old.spec)
 		if old.class.Role == role && old.class.Priority == priority {
 			continue
 		}
+		changed = true
 		ask := old.class.Ask
 		ask.Role, ask.Priority = role, priority
 		class := p.engine.Class(ask)
@@ -237,19 +239,24 @@ func (p *picture) reclass(v state.View, app model.AppID) {
 			}
 			if _, _, held := p.engine.Held(i.ID); held {
 				p.hold(i, old)
+				p.engine.Leaving(i.ID, leaving(i))
 			}
 		}
 	}
+	return changed
 }
 
 func (p *picture) dropClasses(e *entry) {
-	delete(p.of, e.class)
-	p.engine.Drop(e.class)
+	drop := func(c *engine.Class) {
+		delete(p.of, c)
+		p.engine.Drop(c)
+	}
+	drop(e.class)
 	if e.fresh != nil {
-		p.engine.Drop(e.fresh)
+		drop(e.fresh)
 	}
 	for _, c := range e.partly {
-		p.engine.Drop(c)
+		drop(c)
 	}
 	e.fresh, e.partly = nil, nil
 }
@@ -262,8 +269,8 @@ func (p *picture) withVolumes(e *entry) *engine.Class {
 	return e.fresh
 }
 
-// missing returns the class of instances that have some of their volumes.
-func (p *picture) missing(e *entry, have []*model.PersistentVolume) *engine.Class {
+// lacks returns the size of the volumes that an instance with some of them needs besides.
+func (e *entry) lacks(have []*model.PersistentVolume) model.Bytes {
 	size := e.volumes
 	for _, vol := range have {
 		for i := range e.spec.Volumes {
@@ -272,6 +279,12 @@ func (p *picture) missing(e *entry, have []*model.PersistentVolume) *engine.Clas
 			}
 		}
 	}
+	return max(0, size)
+}
+
+// missing returns the class of instances that have some of their volumes.
+func (p *picture) missing(e *entry, have []*model.PersistentVolume) *engine.Class {
+	size := e.lacks(have)
 	if size <= 0 {
 		return e.class
 	}
@@ -287,7 +300,9 @@ func (p *picture) missing(e *entry, have []*model.PersistentVolume) *engine.Clas
 func (p *picture) withDisk(e *entry, size model.Bytes) *engine.Class {
 	ask := e.class.Ask
 	ask.Volumes = size
-	return p.engine.Class(ask)
+	c := p.engine.Class(ask)
+	p.of[c] = e
+	return c
 }
 
 // hold takes over the place that an instance's record says.
@@ -313,29 +328,66 @@ func (p *picture) sync(v state.View, id model.InstanceID, i *model.Instance) (fr
 		p.hold(i, e)
 	}
 	if wants {
-		p.engine.Leaving(id, i.Desired == model.Halt || i.Evict != nil && i.Evict.Kind == model.EvictPreempt)
+		p.engine.Leaving(id, leaving(i))
 	}
 	return freed
 }
 
-// aim follows which instances are to move to a certain node.
+// leaving reports whether an instance is about to end, so that its place will be free.
+func leaving(i *model.Instance) bool {
+	return i.Desired == model.Halt || i.Evict != nil && i.Evict.Kind == model.EvictPreempt
+}
+
+// aim follows the instances that have to leave: whom others look at.
 func (p *picture) aim(id model.InstanceID, i *model.Instance, here bool) {
-	app, was := p.to[id]
-	is := here && i.Evict != nil && i.Evict.To != ""
+	if !here || i.Evict == nil {
+		p.to.set(id, "", false)
+		p.lost.set(id, "", false)
+		p.ousted.set(id, "", false)
+		return
+	}
+	_, healthy := i.HealthySince()
+	preempted := i.Evict.Kind == model.EvictPreempt
+	p.to.set(id, i.App, i.Live() && i.Evict.To != "")
+	p.lost.set(id, i.App, preempted && healthy)
+	p.ousted.set(id, i.Node, preempted)
+}
+
+// heirTo returns the node that an instance has to go to since it takes over from one that is to move there; empty for any.
+func (p *picture) heirTo(v state.View, i *model.Instance) model.NodeID {
+	if i == nil || i.Replaces == "" || p.to.of[i.App] == 0 {
+		return ""
+	}
+	if old := v.Instance(i.Replaces); old != nil && old.Live() && old.Evict != nil {
+		return old.Evict.To
+	}
+	return ""
+}
+
+// marks is a set of instances, counted by something.
+type marks[K comparable] struct {
+	all map[model.InstanceID]K
+	of  map[K]int
+}
+
+func newMarks[K comparable]() marks[K] {
+	return marks[K]{map[model.InstanceID]K{}, map[K]int{}}
+}
+
+// set puts an instance in, or takes it out, whatever key it was under.
+func (m *marks[K]) set(id model.InstanceID, key K, in bool) {
+	old, was := m.all[id]
 	switch {
-	case is && !was:
-		p.to[id] = i.App
-		p.toApp[i.App]++
-	case was && !is:
-		delete(p.to, id)
-		if p.toApp[app]--; p.toApp[app] == 0 {
-			delete(p.toApp, app)
+	case in && !was:
+		m.all[id] = key
+		m.of[key]++
+	case was && !in:
+		delete(m.all, id)
+		if m.of[old]--; m.of[old] == 0 {
+			delete(m.of, old)
 		}
 	}
 }
-
-// moving reports whether instances of an app are to move to certain nodes.
-func (p *picture) moving(app model.AppID) bool { return p.toApp[app] > 0 }
 
 // forget drops classes that nothing uses, from time to time.
 func (p *picture) forget(queues map[classKey]*queue) {

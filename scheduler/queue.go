@@ -26,11 +26,13 @@ func (k classKey) compare(o classKey) int {
 type queue struct {
 	key   classKey
 	ids   btree.Set[model.InstanceID]
-	news  int           // instances that the policy does not know of yet
-	try   bool          // something changed for it
-	said  engine.Reason // last
-	at    time.Time     // when it was said
-	again time.Time     // when to say it anew, zero for never
+	news  int                         // instances that the policy does not know of yet
+	try   bool                        // something changed for it
+	said  engine.Reason               // last
+	at    time.Time                   // when it was said
+	again time.Time                   // when to say it anew, zero for never
+	heard int                         // in which step it was explained last, 0 for never
+	own   map[model.InstanceID]string // shapes of reasons of their own, as they were said last
 }
 
 // enqueue puts a pending instance into its queue, and takes out what is not pending. i is nil when it is gone.
@@ -64,6 +66,7 @@ func (l *Loop) leave(id model.InstanceID) {
 		return
 	}
 	delete(l.member, id)
+	delete(q.own, id)
 	q.ids.Delete(id)
 	if q.ids.Len() == 0 {
 		delete(l.queues, q.key)
@@ -101,10 +104,12 @@ func (l *Loop) wants(v state.View, tries []*queue) []*engine.Want {
 		q.ids.Scan(func(id model.InstanceID) bool {
 			switch _, kept := l.kept[id]; {
 			case kept:
-			case e.volumes == 0:
+			case e.volumes > 0:
+				if len(volumesAt(v, v.Instance(id), e.spec)) == 0 {
+					fresh.IDs = append(fresh.IDs, id)
+				}
+			case l.pic.heirTo(v, v.Instance(id)) == "":
 				w.IDs = append(w.IDs, id)
-			case len(volumesAt(v, v.Instance(id), e.spec)) == 0:
-				fresh.IDs = append(fresh.IDs, id)
 			}
 			return len(w.IDs)+len(fresh.IDs) < mostIDs
 		})
@@ -120,7 +125,7 @@ func (l *Loop) wants(v state.View, tries []*queue) []*engine.Want {
 func (l *Loop) goHome(v state.View, tries []*queue, batch []engine.Placement) []engine.Placement {
 	for _, q := range tries {
 		e := l.pic.entry(v, q.key)
-		if e == nil || e.volumes == 0 && !l.pic.moving(q.key.app) {
+		if e == nil || e.volumes == 0 && l.pic.to.of[q.key.app] == 0 {
 			continue
 		}
 		q.ids.Scan(func(id model.InstanceID) bool {
@@ -135,8 +140,8 @@ func (l *Loop) goHome(v state.View, tries []*queue, batch []engine.Placement) []
 				}
 				home = have[0].Node
 				class = l.pic.missing(e, have)
-			} else if old := v.Instance(i.Replaces); old != nil && old.Evict != nil {
-				home = old.Evict.To
+			} else {
+				home = l.pic.heirTo(v, i)
 			}
 			if home == "" {
 				return true
@@ -180,7 +185,18 @@ func removing(list []*model.PersistentVolume) *model.PersistentVolume {
 	return nil
 }
 
-// volumesOf returns the volumes that are to be made with placements, and keeps their disk.
+// atHome reports whether volumes are as a placement found them: there, or to be made.
+func atHome(v state.View, list []*model.PersistentVolume) bool {
+	for _, vol := range list {
+		is := v.Volume(vol.ID)
+		if (is == nil) != (vol.Revision == 0) || is != nil && (is.Node != vol.Node || is.Removing) {
+			return false
+		}
+	}
+	return true
+}
+
+// volumesOf returns the volumes of placements, those that are to be made without a revision, and keeps their disk.
 func (l *Loop) volumesOf(v state.View, batch []engine.Placement) map[model.InstanceID][]*model.PersistentVolume {
 	var out map[model.InstanceID][]*model.PersistentVolume
 	for _, p := range batch {
@@ -199,16 +215,17 @@ func (l *Loop) volumesOf(v state.View, batch []engine.Placement) map[model.Insta
 				continue
 			}
 			id := model.VolumeOf(i.App, i.Slot, e.spec.Volumes[n].Name)
-			if v.Volume(id) != nil {
-				continue
+			vol := v.Volume(id)
+			if vol == nil {
+				l.pic.engine.SetVolume(id, p.Node, per.Size)
+				vol = &model.PersistentVolume{
+					ID: id, App: i.App, Slot: i.Slot, Name: e.spec.Volumes[n].Name, Node: p.Node, Size: per.Size, Created: l.cfg.Now(),
+				}
 			}
-			l.pic.engine.SetVolume(id, p.Node, per.Size)
 			if out == nil {
 				out = map[model.InstanceID][]*model.PersistentVolume{}
 			}
-			out[p.ID] = append(out[p.ID], &model.PersistentVolume{
-				ID: id, App: i.App, Slot: i.Slot, Name: e.spec.Volumes[n].Name, Node: p.Node, Size: per.Size, Created: l.cfg.Now(),
-			})
+			out[p.ID] = append(out[p.ID], vol)
 		}
 	}
 	return out

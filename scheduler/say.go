@@ -1,9 +1,11 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gantry-os/gantry/model"
@@ -14,7 +16,8 @@ import (
 const (
 	repeatLeast = time.Second      // between sentences of a class that differ in numbers only,
 	repeatEach  = time.Millisecond // and so much more for each instance that waits
-	mostSaid    = 100              // classes that are explained in one step: each looks at all nodes
+	mostLooked  = 250_000          // nodes that are looked at to explain classes in one step,
+	leastSaid   = 4                // but so many classes are explained at least
 )
 
 // explainAll writes the sentences of what was tried, or is to be said anew, and still waits.
@@ -27,15 +30,17 @@ func (l *Loop) explainAll(ctx context.Context, tried []*queue) error {
 		}
 	}
 	list = slices.DeleteFunc(list, func(q *queue) bool { return q.ids.Len() == 0 })
-	slices.SortFunc(list, func(a, b *queue) int { return a.key.compare(b.key) })
+	slices.SortFunc(list, func(a, b *queue) int { return cmp.Or(cmp.Compare(a.heard, b.heard), a.key.compare(b.key)) })
+	most := max(leastSaid, mostLooked/max(1, l.pic.engine.Nodes()))
 	v := l.store.View()
 	var words []word
 	var events []model.Event
 	for n, q := range list {
-		if n >= mostSaid {
-			q.again = now // by the next step, which comes at once
+		if n >= most {
+			q.again = now // by the next step, which comes at once, before those of this one
 			continue
 		}
+		q.heard = l.steps
 		var e *model.Event
 		if words, e = l.say(words, v, q, now); e != nil {
 			events = append(events, *e)
@@ -67,18 +72,21 @@ func (l *Loop) say(words []word, v state.View, q *queue, now time.Time) ([]word,
 	own := l.ownReasons(v, q)
 	q.ids.Scan(func(id model.InstanceID) bool {
 		i := v.Instance(id)
-		text := r.Text
-		if t, ok := own[id]; ok {
-			text = t
+		why, alone := own[id]
+		if !alone {
+			why = r
 		}
+		known := !alone && !news || alone && q.own[id] == why.Shape
 		switch {
-		case i == nil || i.Pending == text:
-		case !all && i.Pending != "" && own[id] == "":
+		case i == nil || i.Pending == why.Text:
+		case known && !all && i.Pending != "":
 			q.again = due
+			return true
 		default:
-			words = append(words, word{id, text})
+			words = append(words, word{id, why.Text})
 			wrote = true
 		}
+		q.remember(id, why.Shape, alone)
 		return true
 	})
 	q.said.Shape = r.Shape
@@ -93,12 +101,25 @@ func (l *Loop) say(words []word, v state.View, q *queue, now time.Time) ([]word,
 		who = fmt.Sprintf("%d instances", n)
 	}
 	text := r.Text
-	if first, ok := q.ids.GetAt(0); ok && own[first] != "" {
-		text = own[first]
+	if first, ok := q.ids.GetAt(0); ok && own[first].Text != "" {
+		text = own[first].Text
 	}
 	return words, &model.Event{
 		Type: "instance.pending", App: q.key.app,
 		Message: fmt.Sprintf("%s of version %d of %s cannot be placed: %s", who, q.key.version, q.key.app, text),
+	}
+}
+
+// remember notes the shape of an instance's reason, if it has one of its own.
+func (q *queue) remember(id model.InstanceID, shape string, own bool) {
+	switch {
+	case !own:
+		delete(q.own, id)
+	case q.own == nil:
+		q.own = map[model.InstanceID]string{}
+		fallthrough
+	default:
+		q.own[id] = shape
 	}
 }
 
@@ -107,32 +128,31 @@ func (l *Loop) reason(v state.View, q *queue) engine.Reason {
 	if e == nil {
 		return engine.Reason{Text: fmt.Sprintf("version %d of %s does not exist", q.key.version, q.key.app), Shape: "version"}
 	}
-	_, r := l.pic.engine.Explain(e.class)
-	if e.volumes > 0 && r.Shape == "soon" {
-		_, r = l.pic.engine.Explain(l.pic.withVolumes(e))
+	c := e.class
+	if e.volumes > 0 {
+		c = l.pic.withVolumes(e)
 	}
+	_, r := l.pic.engine.Explain(c)
 	return r
 }
 
-// ownReasons returns the sentences of instances that wait for something else than the others of their class: for instances
-// that have to end first, or for the node where their volumes are.
-func (l *Loop) ownReasons(v state.View, q *queue) map[model.InstanceID]string {
-	var out map[model.InstanceID]string
-	add := func(id model.InstanceID, text string) {
-		if out == nil {
-			out = map[model.InstanceID]string{}
-		}
-		out[id] = text
-	}
+// ownReasons returns the reasons of instances that wait for something else than the others of their class: for instances
+// that have to end first, or for the node where their volumes are, or where they are to move.
+func (l *Loop) ownReasons(v state.View, q *queue) map[model.InstanceID]engine.Reason {
 	e := l.pic.entry(v, q.key)
-	if e == nil || e.volumes == 0 && len(l.kept) == 0 {
+	if e == nil || e.volumes == 0 && len(l.kept) == 0 && l.pic.to.of[q.key.app] == 0 {
 		return nil
 	}
+	out := map[model.InstanceID]engine.Reason{}
 	q.ids.Scan(func(id model.InstanceID) bool {
+		i := v.Instance(id)
 		if k, ok := l.kept[id]; ok {
-			add(id, k.words(v))
-		} else if have := volumesAt(v, v.Instance(id), e.spec); len(have) > 0 {
-			add(id, l.homeReason(v, e, have))
+			text := k.words(v)
+			out[id] = engine.Reason{Text: text, Shape: text}
+		} else if have := volumesAt(v, i, e.spec); len(have) > 0 {
+			out[id] = l.homeReason(v, e, have)
+		} else if to := l.pic.heirTo(v, i); to != "" {
+			out[id] = l.only(v, fmt.Sprintf("%s is to move to", i.Replaces), to, e.class)
 		}
 		return true
 	})
@@ -140,19 +160,30 @@ func (l *Loop) ownReasons(v state.View, q *queue) map[model.InstanceID]string {
 }
 
 // homeReason says why an instance cannot go to where its volumes are.
-func (l *Loop) homeReason(v state.View, e *entry, have []*model.PersistentVolume) string {
+func (l *Loop) homeReason(v state.View, e *entry, have []*model.PersistentVolume) engine.Reason {
 	if vol := removing(have); vol != nil {
-		return fmt.Sprintf("its volume %s is being deleted", vol.Name)
+		return engine.Reason{Text: fmt.Sprintf("its volume %s is being deleted", vol.Name), Shape: "removing"}
 	}
-	name := string(have[0].Node)
-	if n := v.Node(have[0].Node); n != nil {
-		name = n.Name
+	return l.only(v, fmt.Sprintf("its volume %s is on", have[0].Name), have[0].Node, l.pic.missing(e, have))
+}
+
+// theNode turns a sentence about nodes into one about a node that was named before.
+var theNode = strings.NewReplacer("1 node ", "the node ")
+
+// only says why an instance of c cannot go to the only node that it may go to.
+func (l *Loop) only(v state.View, since string, node model.NodeID, c *engine.Class) engine.Reason {
+	since += " " + nameOf(v, node)
+	why := l.pic.engine.ExplainOn(c, node)
+	switch n := v.Node(node); {
+	case n == nil:
+		why.Text = since + ", a node that is not known any more"
+	case why.Text == "":
+		why.Text = since + ", and it will be placed there in a moment"
+	default:
+		why.Text = since + ": " + theNode.Replace(why.Text)
 	}
-	why := l.pic.engine.ExplainOn(l.pic.missing(e, have), have[0].Node)
-	if why.Text == "" {
-		why.Text = "it will be placed in a moment"
-	}
-	return fmt.Sprintf("its volume %s is on %s: %s", have[0].Name, name, why.Text)
+	why.Shape = since + ";" + why.Shape
+	return why
 }
 
 func (l *Loop) write(ctx context.Context, words []word, events []model.Event) error {

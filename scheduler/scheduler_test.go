@@ -178,6 +178,11 @@ func TestLateChangesWin(t *testing.T) {
 			tx.PutNode(&n)
 		},
 		"removed": func(tx *state.Tx) { tx.DeleteNode("a") },
+		"placed": func(tx *state.Tx) {
+			i := tx.Instance("web-00001").Clone()
+			i.Node, i.Status.Phase = "b", model.PhaseAssigned
+			tx.PutInstance(i)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
@@ -189,20 +194,21 @@ func TestLateChangesWin(t *testing.T) {
 			b.loop.store = &interloper{Store: b.db, do: late}
 			b.step()
 			b.step()
-			if i := b.db.View().Instance("web-00001"); i != nil && i.Node != "" {
+			if i := b.db.View().Instance("web-00001"); i != nil && i.Node == "a" {
 				t.Fatalf("placed on %s", i.Node)
 			}
-			if e := b.loop.pic.engine; e.Instances() != 0 || e.Free("a").CPUs%1000 != 0 {
+			if e := b.loop.pic.engine; name != "placed" && e.Instances() != 0 || e.Free("a").CPUs%1000 != 0 {
 				t.Fatalf("its place is still held: %v is free", e.Free("a"))
 			}
 		})
 	}
 }
 
-// interloper writes once, in the first transaction, before its owner does.
+// interloper writes once, in the first transaction, before its owner does, and sees each of them.
 type interloper struct {
 	state.Store
-	do func(*state.Tx)
+	do   func(*state.Tx)
+	each func()
 }
 
 func (s *interloper) Update(ctx context.Context, fn func(*state.Tx) error) error {
@@ -210,6 +216,9 @@ func (s *interloper) Update(ctx context.Context, fn func(*state.Tx) error) error
 		if s.do != nil {
 			s.do(tx)
 			s.do = nil
+		}
+		if s.each != nil {
+			s.each()
 		}
 		return fn(tx)
 	})

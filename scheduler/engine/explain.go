@@ -177,7 +177,11 @@ func (a *asked) rules(f *field, r int32) {
 		if u.kind == groupBy && v != none && f != nil {
 			ok = f.group.fair(f, u.tally, v)
 		}
-		if !ok {
+		switch {
+		case ok:
+		case u.kind == join && u.tally.total == 0:
+			a.excluded(u.words + ": nothing of it has a place")
+		default:
 			a.excluded(u.words)
 		}
 	}
@@ -201,10 +205,7 @@ func (a *asked) resources(r int32) {
 	a.amount(r, "cpus", c.want.CPU, free.CPU, func(n int64) string { return model.CPU(n).String() })
 	a.amount(r, "disk", c.want.Disk, free.Disk, func(n int64) string { return model.Bytes(n).Human() })
 	if len(c.gpus) > 0 && !e.devicesFit(c, r) {
-		sum := int64(0)
-		for _, f := range e.gpu[r].free {
-			sum += int64(f)
-		}
+		sum := e.usable(c, r)
 		x := a.cause("gpus", func(x *cause) string {
 			return fmt.Sprintf("%s GPUs: wants %s, most free is %s on %s", x.lack(), c.gpuWords(), model.GPU(x.most), x.text)
 		})
@@ -225,6 +226,26 @@ func (a *asked) resources(r int32) {
 		a.custom(r, w, have)
 	}
 	a.ports(r)
+}
+
+// usable returns what a row has free of devices for c: of the models that it asks for only, whole devices when it asks for
+// those, and for a share the most that one device has.
+func (e *Engine) usable(c *Class, r int32) int64 {
+	sum, most := int64(0), int64(0)
+	for d, free := range e.gpu[r].free {
+		wanted := false
+		for n := range c.gpus {
+			w := &c.gpus[n]
+			wanted = wanted || e.accepts(w, r, d) && (w.whole == 0 || free == wholeDevice)
+		}
+		if wanted {
+			sum, most = sum+int64(free), max(most, int64(free))
+		}
+	}
+	if len(c.gpus) == 1 && c.gpus[0].whole == 0 {
+		return most
+	}
+	return sum
 }
 
 func (a *asked) custom(r int32, w customWant, have model.Units) {
