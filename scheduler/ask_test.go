@@ -153,7 +153,8 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// TestPlanTellsTheTruth protects plans from being guesses: what is done right after one is what it said.
+// TestPlanTellsTheTruth protects plans from being guesses: what is done right after one is what it said. With a policy that
+// learns from what is asked for, and so from the plan's app once it is there, only the numbers are.
 func TestPlanTellsTheTruth(t *testing.T) {
 	b := newBench(t)
 	b.put(func(tx *state.Tx) {
@@ -164,6 +165,7 @@ func TestPlanTellsTheTruth(t *testing.T) {
 	b.step()
 	v := counted(app("/web", 700, model.GiB, model.Endpoint{Name: "main"}), 9)
 	v.Spec.Constraints = []model.Constraint{{Attribute: "hostname", Operator: model.OpMaxPer, Value: "3"}}
+	v.Spec.Placement = model.PolicyBalanced
 	p := b.plan(v.Spec)
 	b.put(func(tx *state.Tx) {
 		tx.PutVersion(v)
