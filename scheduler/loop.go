@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/gantry-os/gantry/model"
@@ -144,7 +146,7 @@ func (l *Loop) gather() state.View {
 		return v
 	}
 	moved := l.pic.due(v, now)
-	for id := range c.Nodes {
+	for _, id := range slices.Sorted(maps.Keys(c.Nodes)) { // new ones are numbered in this order
 		moved = l.pic.setNode(v, id, now) || moved
 		l.markDrain(v, id, now)
 	}

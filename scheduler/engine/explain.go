@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/gantry-os/gantry/model"
@@ -99,19 +101,23 @@ func (e *Engine) explain(c *Class, considered func(int32) bool) (model.Funnel, R
 	return out, Reason{out.Reason, strings.Join(shapes, ";")}
 }
 
-// said returns the causes in the order in which people want them: what is lacked first, then what excludes.
+// said returns the causes in the order in which people want them: what is lacked first, then what excludes, and last the
+// nodes that are of no use to anyone.
 func (a *asked) said() []*cause {
-	var lacks, others []*cause
-	for _, x := range a.causes {
-		switch {
-		case x.nodes == 0:
-		case lacking[x.filter] || strings.HasPrefix(x.filter, "port ") || strings.HasPrefix(x.filter, "custom "):
-			lacks = append(lacks, x)
-		default:
-			others = append(others, x)
-		}
+	list := slices.DeleteFunc(slices.Clone(a.causes), func(x *cause) bool { return x.nodes == 0 })
+	slices.SortStableFunc(list, func(x, y *cause) int { return cmp.Compare(x.place(), y.place()) })
+	return list
+}
+
+// place is where a cause stands in a sentence.
+func (x *cause) place() int {
+	switch {
+	case lacking[x.filter] || strings.HasPrefix(x.filter, "port ") || strings.HasPrefix(x.filter, "custom "):
+		return 0
+	case strings.HasPrefix(x.filter, "state "):
+		return 2
 	}
-	return append(lacks, others...)
+	return 1
 }
 
 var lacking = map[string]bool{"memory": true, "cpus": true, "disk": true, "gpus": true, "ports": true}
