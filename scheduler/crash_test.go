@@ -109,7 +109,6 @@ type hand struct {
 	testing.TB
 	made int
 	was  map[model.InstanceID]*model.Instance // as placed
-	max  map[model.AppID]int                  // most instances that an app had, 0 for any
 }
 
 func (h *hand) react(db state.Store) {

@@ -83,19 +83,6 @@ func (a *attribute) numberOf(v string) int32 {
 	return n
 }
 
-// word returns a value in words.
-func (a *attribute) word(v int32) string {
-	if v == none {
-		return "none"
-	}
-	return a.values[v]
-}
-
-func (n *Node) attribute(name string) (string, bool) {
-	m := model.Node{Name: n.Name, Region: n.Region, Zone: n.Zone, Attributes: n.Attributes}
-	return m.Attribute(name)
-}
-
 // filter is a constraint that looks at one node alone: LIKE, UNLIKE, IS, and CLUSTER with a value. It is asked once for
 // each value, not for each node.
 type filter struct {
