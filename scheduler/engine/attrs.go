@@ -158,3 +158,8 @@ func (f *filter) passes(r int32) bool {
 	}
 	return f.answer[v] == 1
 }
+
+func (n *Node) attribute(name string) (string, bool) {
+	m := model.Node{Name: n.Name, Region: n.Region, Zone: n.Zone, Attributes: n.Attributes}
+	return m.Attribute(name)
+}
