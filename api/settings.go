@@ -15,15 +15,17 @@ import (
 func availability(n *model.Node, s *model.NodeSettings, now time.Time) (word, why string) {
 	switch {
 	case n.State == model.NodeGone:
-		return client.NodeGone, "it will not come back"
+		return client.NodeGone, "its agent has not answered for very long" + since(n.Lost)
 	case n.State == model.NodeUnreachable:
-		return client.NodeUnreachable, "its agent does not answer"
+		return client.NodeUnreachable, "its agent does not answer" + since(n.Lost)
+	case s != nil && s.Draining:
+		return client.NodeDraining, s.Why
+	case s != nil && s.Cordoned:
+		return client.NodeCordoned, s.Why
+	case n.Unstable.After(now):
+		return client.NodeUnstable, n.Unsteady()
 	case s == nil:
 		return client.NodeReady, ""
-	case s.Draining:
-		return client.NodeDraining, s.Why
-	case s.Cordoned:
-		return client.NodeCordoned, s.Why
 	}
 	for _, w := range s.Windows {
 		if inside, end := w.At(now); inside {
@@ -51,6 +53,13 @@ func colon(why string) string {
 		return ""
 	}
 	return ": " + why
+}
+
+func since(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return ", since " + t.UTC().Format(time.RFC3339)
 }
 
 type settingsInput struct {

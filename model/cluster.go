@@ -1,6 +1,9 @@
 package model
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // ClusterID is the id of the only Cluster.
 const ClusterID = "cluster"
@@ -20,4 +23,10 @@ type Outage struct {
 	Noted time.Time `json:"noted" doc:"When so many were lost that replacement paused."`
 	Lost  int       `json:"lost" doc:"Nodes lost when it was noted."`
 	Nodes int       `json:"nodes" doc:"Nodes of the cluster at that time, without those that are gone."`
+}
+
+// Words says that replacement rests, and why.
+func (o *Outage) Words() string {
+	return fmt.Sprintf("instances on lost nodes are not replaced for now: %d of %d nodes were lost within minutes, since %s",
+		o.Lost, o.Nodes, o.Since.UTC().Format(time.TimeOnly+" MST"))
 }

@@ -65,6 +65,11 @@ func (n *Node) Attribute(name string) (string, bool) {
 	return v, ok
 }
 
+// Unsteady says until when n takes no new work, and why, when it is unstable.
+func (n *Node) Unsteady() string {
+	return fmt.Sprintf("it takes no new work until %s, since it came and went %d times within minutes", n.Unstable.UTC().Format(time.TimeOnly+" MST"), n.Flaps)
+}
+
 // NodeSettings is what operators want of a node. A node without a record has none. Api writes it.
 type NodeSettings struct {
 	ID       NodeID        `json:"id" doc:"Id of the node."`

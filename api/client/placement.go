@@ -59,6 +59,7 @@ const (
 	NodeCordoned    = "cordoned"    // it takes no new work
 	NodeDraining    = "draining"    // and its instances are moved away
 	NodeMaintenance = "maintenance" // it is within a window
+	NodeUnstable    = "unstable"    // it came and went too often
 	NodeUnreachable = "unreachable"
 	NodeGone        = "gone"
 )

@@ -81,7 +81,7 @@ type NodeDetail struct {
 	UsedCustom map[string]model.Units `json:"usedCustom,omitempty" doc:"Custom resources that instances have taken, by name."`
 	Instances  int                    `json:"instances" doc:"Instances that are not over."`
 
-	Availability string              `json:"availability" enum:"ready,cordoned,draining,maintenance,unreachable,gone" doc:"One word: whether it takes new work. Only a ready node does."`
+	Availability string              `json:"availability" enum:"ready,cordoned,draining,maintenance,unstable,unreachable,gone" doc:"One word: whether it takes new work. Only a ready node does."`
 	Why          string              `json:"why,omitempty" doc:"One sentence: why it takes no new work."`
 	Settings     *model.NodeSettings `json:"settings,omitempty" doc:"What operators want of it."`
 }
