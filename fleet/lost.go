@@ -272,7 +272,9 @@ func (f *Fleet) judge(tx *state.Tx, now time.Time) {
 	}
 	e := model.Event{Type: "cluster.healed", Message: fmt.Sprintf("instances on lost nodes are replaced again: %d of %d nodes are lost", lost, nodes)}
 	next.Outage = nil
-	if many {
+	if !many {
+		next.Healed = now
+	} else {
 		next.Outage = &model.Outage{Since: first, Noted: now, Lost: lost, Nodes: nodes}
 		e = model.Event{Type: "cluster.outage", Message: next.Outage.Words()}
 	}
