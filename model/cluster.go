@@ -10,9 +10,9 @@ const ClusterID = "cluster"
 
 // Cluster is what there is to know of the cluster as a whole. It has no record while there is nothing.
 type Cluster struct {
-	Outage  *Outage   `json:"outage,omitempty" doc:"Many nodes are lost: instances on lost nodes are not replaced."` // fleet; the api ends it on an operator's word
+	Outage  *Outage   `json:"outage,omitempty" doc:"Many nodes are lost: instances on lost nodes are not replaced."`                                         // fleet; the api ends it on an operator's word
 	Healed  time.Time `json:"healed,omitzero" doc:"When an outage last ended by itself: for instances on nodes that are still lost, time counts from then."` // fleet
-	Resumed time.Time `json:"resumed,omitzero" doc:"When an operator last ended an outage."`                         // api
+	Resumed time.Time `json:"resumed,omitzero" doc:"When an operator last ended an outage."`                                                                 // api
 
 	Revision uint64 `json:"-"`
 }
