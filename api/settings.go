@@ -86,8 +86,26 @@ func (s *server) cordonNode(ctx context.Context, in *settingsInput) (*reply[clie
 	return s.shut(ctx, in, "cordoned", func(s *model.NodeSettings) { s.Cordoned = true })
 }
 
+// drainNode drains anew when it is done again: what the body leaves out stays, but for the deadline.
 func (s *server) drainNode(ctx context.Context, in *settingsInput) (*reply[client.NodeDetail], error) {
-	return s.shut(ctx, in, "draining", func(s *model.NodeSettings) { s.Draining = true })
+	var ask client.Drain
+	if err := in.read(&ask, true); err != nil {
+		return nil, err
+	}
+	if ask.Deadline < 0 {
+		return nil, invalid(model.FieldErrors{{Path: "deadline", Message: fmt.Sprintf("%v is less than 0s", ask.Deadline)}})
+	}
+	return s.changeSettings(ctx, in.ID, "draining", func(_ *model.Node, old *model.NodeSettings) (model.NodeSettings, error) {
+		next := *old
+		next.Draining, next.Deadline = true, time.Time{}
+		if ask.Deadline > 0 {
+			next.Deadline = s.Now().Add(ask.Deadline.Std()).UTC().Truncate(time.Second)
+		}
+		if ask.Why != "" {
+			next.Why = ask.Why
+		}
+		return next, invalid(next.Validate())
+	})
 }
 
 // shut closes a node to new work for a reason that may be given; without one the old reason stays.
@@ -109,7 +127,7 @@ func (s *server) shut(ctx context.Context, in *settingsInput, verb string, chang
 func (s *server) uncordonNode(ctx context.Context, in *NodePath) (*reply[client.NodeDetail], error) {
 	return s.changeSettings(ctx, in.ID, "uncordoned", func(_ *model.Node, old *model.NodeSettings) (model.NodeSettings, error) {
 		next := *old
-		next.Cordoned, next.Draining, next.Why = false, false, ""
+		next.Cordoned, next.Draining, next.Deadline, next.Why = false, false, time.Time{}, ""
 		return next, nil
 	})
 }

@@ -120,6 +120,7 @@ type Info struct {
 	Apps    int       `json:"apps" doc:"How many apps there are."`
 	Nodes   int       `json:"nodes" doc:"How many nodes there are."`
 	Count   int       `json:"instances" doc:"Instance records, those that are over included."`
+	Notice  string    `json:"notice,omitempty" doc:"One sentence on what is wrong with the cluster as a whole."`
 }
 
 // Shutdown asks the server to end.
