@@ -118,6 +118,9 @@ func TestDrainDeadline(t *testing.T) {
 	d := newDoor(t)
 	ctx := t.Context()
 	n := must(d.c.DrainNode(ctx, "n1", client.Drain{Deadline: model.Duration(10 * time.Minute)}))(t)
+	if !strings.HasPrefix(n.Why, "what is left stops at 2026-01-02T") {
+		t.Errorf("it says %q", n.Why)
+	}
 	if left := n.Settings.Deadline.Sub(d.clock()); left < 9*time.Minute || left > 10*time.Minute {
 		t.Errorf("the deadline is %v away", left)
 	}

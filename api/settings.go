@@ -19,7 +19,7 @@ func availability(n *model.Node, s *model.NodeSettings, now time.Time) (word, wh
 	case n.State == model.NodeUnreachable:
 		return client.NodeUnreachable, "its agent does not answer" + since(n.Lost)
 	case s != nil && s.Draining:
-		return client.NodeDraining, s.Why
+		return client.NodeDraining, drainWords(s)
 	case s != nil && s.Cordoned:
 		return client.NodeCordoned, s.Why
 	case n.Unstable.After(now):
@@ -53,6 +53,13 @@ func colon(why string) string {
 		return ""
 	}
 	return ": " + why
+}
+
+func drainWords(s *model.NodeSettings) string {
+	if s.Deadline.IsZero() {
+		return s.Why
+	}
+	return "what is left stops at " + s.Deadline.UTC().Format(time.RFC3339) + colon(s.Why)
 }
 
 func since(t time.Time) string {

@@ -49,7 +49,8 @@ type Fleet struct {
 
 	mu     sync.RWMutex
 	nodes  map[model.NodeID]*session
-	joined chan struct{} // closed, and made anew, when a node joins
+	greets map[model.NodeID]int // hellos under way: read, and not joined yet
+	joined chan struct{}        // closed, and made anew, when a node joins
 }
 
 // up is one message of an agent, and where its sender waits.
@@ -72,7 +73,7 @@ func New(store state.Store, cfg Config) *Fleet {
 		store: store, cfg: cfg,
 		ups: make(chan up), hello: make(chan up), gone: make(chan *session), done: make(chan struct{}),
 		homes: map[model.InstanceID]model.NodeID{}, specs: map[specKey]*model.Spec{}, drops: map[model.VolumeID]model.NodeID{},
-		nodes: map[model.NodeID]*session{}, joined: make(chan struct{}),
+		nodes: map[model.NodeID]*session{}, greets: map[model.NodeID]int{}, joined: make(chan struct{}),
 	}
 }
 
@@ -179,6 +180,11 @@ func (u *up) size() int { return max(1, len(u.msg.Reports)) }
 
 // take writes down what agents said, in one transaction, and answers them. The agents try again what failed.
 func (f *Fleet) take(ctx context.Context, batch []up) error {
+	for _, u := range batch {
+		if u.msg.Hello != nil {
+			f.greet(u.msg.Hello.ID, 1)
+		}
+	}
 	err := f.store.Update(ctx, func(tx *state.Tx) error {
 		for _, u := range batch {
 			if u.msg.Hello != nil {
@@ -194,7 +200,12 @@ func (f *Fleet) take(ctx context.Context, batch []up) error {
 		return nil
 	})
 	for _, u := range batch {
-		if err != nil || u.msg.Hello == nil {
+		if u.msg.Hello == nil {
+			u.err <- err
+			continue
+		}
+		if err != nil {
+			f.greet(u.msg.Hello.ID, -1)
 			u.err <- err
 			continue
 		}
@@ -212,6 +223,7 @@ func (f *Fleet) join(s *session, id model.NodeID) {
 	f.mu.Lock()
 	old := f.nodes[id]
 	f.nodes[id] = s
+	f.greetLocked(id, -1)
 	close(f.joined)
 	f.joined = make(chan struct{})
 	f.mu.Unlock()
@@ -220,6 +232,26 @@ func (f *Fleet) join(s *session, id model.NodeID) {
 	}
 	s.id = id
 	s.reset(f.store.View())
+}
+
+// greet counts the hellos of a node that are under way.
+func (f *Fleet) greet(id model.NodeID, by int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.greetLocked(id, by)
+}
+
+func (f *Fleet) greetLocked(id model.NodeID, by int) {
+	if f.greets[id] += by; f.greets[id] <= 0 {
+		delete(f.greets, id)
+	}
+}
+
+// here reports whether a node has a session, or is about to have one.
+func (f *Fleet) here(id model.NodeID) bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.nodes[id] != nil || f.greets[id] > 0
 }
 
 // leave forgets a session that has ended, and reports whether its node has no other.

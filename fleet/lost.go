@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	retryPause = time.Second      // between tries to write down what became of nodes
+	retryPause = time.Second // between tries to write down what became of nodes
+	leastPause = 100 * time.Millisecond
 	healPause  = time.Second      // from the return of a node to the judgement whether an outage is over
 	lookEvery  = 30 * time.Second // how often all nodes are looked at
 	mostAway   = 4000             // instances of lost nodes in one transaction, unless one node has more
@@ -97,7 +98,7 @@ func (l *lookout) set(now time.Time) {
 			next = due
 		}
 	}
-	l.timer.Reset(max(0, next.Sub(now)))
+	l.timer.Reset(max(leastPause, next.Sub(now)))
 }
 
 // look writes down which nodes are lost, which are gone, and whether there is an outage.
@@ -118,7 +119,9 @@ func (l *lookout) write(ctx context.Context, now time.Time) error {
 			return err
 		}
 		for _, n := range batch {
-			delete(l.away, n.id)
+			if !l.f.here(n.id) { // else it is back, or is not known to be
+				delete(l.away, n.id)
+			}
 		}
 	}
 	if l.full.After(now) {
@@ -171,13 +174,13 @@ func (l *lookout) due(now time.Time) func(yield func([]missing) bool) {
 	}
 }
 
-// markLost writes down that nodes do not answer, and that nobody knows how their instances are. A node that said hello
-// after its session ended is none of them, though it may not have joined yet.
+// markLost writes down that nodes do not answer, and that nobody knows how their instances are. A node that says hello at
+// this time is none of them.
 func (f *Fleet) markLost(ctx context.Context, batch []missing, now time.Time) error {
 	return f.store.Update(ctx, func(tx *state.Tx) error {
 		for _, m := range batch {
 			n := tx.Node(m.id)
-			if n == nil || n.State != model.NodeReady || n.Seen.After(m.at) {
+			if n == nil || n.State != model.NodeReady || f.here(m.id) {
 				continue
 			}
 			next := *n

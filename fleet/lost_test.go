@@ -123,7 +123,9 @@ func TestBackWithinGrace(t *testing.T) {
 			r.t.Errorf("short breaks count as %d losses", n.Flaps)
 		}
 
-		r.update(func(tx *state.Tx) { tx.PutNode(&model.Node{ID: "b", Name: "b", State: model.NodeReady}) })
+		r.update(func(tx *state.Tx) {
+			tx.PutNode(&model.Node{ID: "b", Name: "b", State: model.NodeReady, Seen: time.Now().Add(time.Hour)})
+		}) // by another clock
 		next := fleet.New(r.store, fleet.Config{Logger: slog.New(slog.DiscardHandler)})
 		ctx, cancel := context.WithCancelCause(r.t.Context())
 		ended := make(chan error, 1)

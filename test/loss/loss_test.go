@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -41,6 +42,36 @@ func TestNodesComeAndGo(t *testing.T) {
 	}
 }
 
+// TestUnstableNodeTakesNoNewWork protects that a node which comes and goes gets work again once it was calm, by itself, and
+// that what waits for it says so.
+func TestUnstableNodeTakesNoNewWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		ctx, end := w.start(1)
+		defer end()
+		n := w.nodes[0]
+		for range 3 {
+			n.connect(ctx)
+			w.pass(time.Minute)
+			n.cut()
+			w.pass(time.Minute)
+		}
+		n.connect(ctx)
+		w.deploy("/web", 1)
+		w.pass(time.Minute)
+		for i := range w.store.View().InstancesOf("/web") {
+			if i.Node != "" || !strings.Contains(i.Pending, "unstable: it takes no new work until") {
+				t.Errorf("%s is on %q, and waits: %q", i.ID, i.Node, i.Pending)
+			}
+		}
+		w.pass(time.Minute + 5*time.Second)
+		if wrong := w.unlike(); wrong != "" {
+			t.Error(wrong)
+		}
+		n.cut()
+	})
+}
+
 type world struct {
 	t     *testing.T
 	at    string
@@ -58,10 +89,10 @@ func newWorld(t *testing.T, seed uint64) *world {
 
 var errEnd = errors.New("the end")
 
-func (w *world) live() {
+// start runs all loops beside some nodes that are not connected yet.
+func (w *world) start(nodes int) (ctx context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(w.t.Context())
 	var parts sync.WaitGroup
-	defer func() { cancel(errEnd); parts.Wait() }()
 	log := slog.New(slog.DiscardHandler)
 	w.fleet = fleet.New(w.store, fleet.Config{Logger: log})
 	for name, run := range map[string]func(context.Context) error{
@@ -76,9 +107,16 @@ func (w *world) live() {
 		})
 	}
 	for n := range nodes {
-		nd := &node{w: w, id: model.NodeID(fmt.Sprint("n", n)), runs: map[model.InstanceID]*program{}}
-		w.nodes = append(w.nodes, nd)
-		nd.connect(ctx)
+		w.nodes = append(w.nodes, &node{w: w, id: model.NodeID(fmt.Sprint("n", n)), runs: map[model.InstanceID]*program{}})
+	}
+	return ctx, func() { cancel(errEnd); parts.Wait() }
+}
+
+func (w *world) live() {
+	ctx, end := w.start(nodes)
+	defer end()
+	for _, n := range w.nodes {
+		n.connect(ctx)
 	}
 	w.deploy("/web", 6)
 	w.deploy("/db", 3)
