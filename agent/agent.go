@@ -157,8 +157,8 @@ func (a *Agent) Wait() { a.wg.Wait() }
 func (a *Agent) spares(id model.InstanceID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.spoken {
-		a.broken[id] = a.broken[id] || a.pumps[id] == nil
+	if !a.spoken && a.pumps[id] == nil {
+		a.broken[id] = true
 	}
 	return a.pumps[id] != nil || a.broken[id]
 }

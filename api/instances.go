@@ -85,7 +85,7 @@ func findInstance(v state.View, in *InstancePath) (*model.Instance, error) {
 // place returns the agent of an instance's node.
 func (s *server) place(v state.View, i *model.Instance) (wire.Node, error) {
 	if i.Node == "" {
-		return nil, conflict("instance %s has no node yet: %s", i.ID, whyInstance(i))
+		return nil, conflict("instance %s has no node yet: %s", i.ID, whyInstance(v, i))
 	}
 	if n, ok := s.Nodes(i.Node); ok {
 		return n, nil

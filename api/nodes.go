@@ -253,6 +253,9 @@ func (s *server) getInfo(context.Context, *none) (*reply[client.Info], error) {
 	for range v.Nodes() {
 		out.Nodes++
 	}
+	if o := v.Outage(); o != nil {
+		out.Notice = o.Words() + "; gantry cluster resume-replacement goes on all the same"
+	}
 	return answer(out)
 }
 

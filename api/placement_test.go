@@ -557,7 +557,7 @@ func TestNodeSettings(t *testing.T) {
 	if d.db.View().Revision() != rev {
 		t.Error("a second cordon has written something")
 	}
-	want(must(d.c.DrainNode(ctx, "n1", "goes back"))(t), "draining", "goes back")
+	want(must(d.c.DrainNode(ctx, "n1", client.Drain{Why: "goes back"}))(t), "draining", "goes back")
 	want(must(d.c.UncordonNode(ctx, "n1"))(t), "ready", "")
 	if d.db.View().Settings("n1") != nil {
 		t.Error("settings that say nothing are kept")

@@ -15,15 +15,17 @@ import (
 func availability(n *model.Node, s *model.NodeSettings, now time.Time) (word, why string) {
 	switch {
 	case n.State == model.NodeGone:
-		return client.NodeGone, "it will not come back"
+		return client.NodeGone, "its agent has not answered for very long" + since(n.Lost)
 	case n.State == model.NodeUnreachable:
-		return client.NodeUnreachable, "its agent does not answer"
+		return client.NodeUnreachable, "its agent does not answer" + since(n.Lost)
+	case s != nil && s.Draining:
+		return client.NodeDraining, drainWords(s)
+	case s != nil && s.Cordoned:
+		return client.NodeCordoned, s.Why
+	case n.Unstable.After(now):
+		return client.NodeUnstable, n.Unsteady()
 	case s == nil:
 		return client.NodeReady, ""
-	case s.Draining:
-		return client.NodeDraining, s.Why
-	case s.Cordoned:
-		return client.NodeCordoned, s.Why
 	}
 	for _, w := range s.Windows {
 		if inside, end := w.At(now); inside {
@@ -53,6 +55,20 @@ func colon(why string) string {
 	return ": " + why
 }
 
+func drainWords(s *model.NodeSettings) string {
+	if s.Deadline.IsZero() {
+		return s.Why
+	}
+	return "what is left stops at " + s.Deadline.UTC().Format(time.RFC3339) + colon(s.Why)
+}
+
+func since(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return ", since " + t.UTC().Format(time.RFC3339)
+}
+
 type settingsInput struct {
 	NodePath
 	body
@@ -77,8 +93,26 @@ func (s *server) cordonNode(ctx context.Context, in *settingsInput) (*reply[clie
 	return s.shut(ctx, in, "cordoned", func(s *model.NodeSettings) { s.Cordoned = true })
 }
 
+// drainNode drains anew when it is done again: what the body leaves out stays, but for the deadline.
 func (s *server) drainNode(ctx context.Context, in *settingsInput) (*reply[client.NodeDetail], error) {
-	return s.shut(ctx, in, "draining", func(s *model.NodeSettings) { s.Draining = true })
+	var ask client.Drain
+	if err := in.read(&ask, true); err != nil {
+		return nil, err
+	}
+	if ask.Deadline < 0 {
+		return nil, invalid(model.FieldErrors{{Path: "deadline", Message: fmt.Sprintf("%v is less than 0s", ask.Deadline)}})
+	}
+	return s.changeSettings(ctx, in.ID, "draining", func(_ *model.Node, old *model.NodeSettings) (model.NodeSettings, error) {
+		next := *old
+		next.Draining, next.Deadline = true, time.Time{}
+		if ask.Deadline > 0 {
+			next.Deadline = s.Now().Add(ask.Deadline.Std()).UTC().Truncate(time.Second)
+		}
+		if ask.Why != "" {
+			next.Why = ask.Why
+		}
+		return next, invalid(next.Validate())
+	})
 }
 
 // shut closes a node to new work for a reason that may be given; without one the old reason stays.
@@ -100,7 +134,7 @@ func (s *server) shut(ctx context.Context, in *settingsInput, verb string, chang
 func (s *server) uncordonNode(ctx context.Context, in *NodePath) (*reply[client.NodeDetail], error) {
 	return s.changeSettings(ctx, in.ID, "uncordoned", func(_ *model.Node, old *model.NodeSettings) (model.NodeSettings, error) {
 		next := *old
-		next.Cordoned, next.Draining, next.Why = false, false, ""
+		next.Cordoned, next.Draining, next.Deadline, next.Why = false, false, time.Time{}, ""
 		return next, nil
 	})
 }

@@ -49,7 +49,7 @@ func (w *words) version(key versionKey) *model.AppVersion {
 // describe adds to an instance what only the server can work out.
 func (w *words) describe(i *model.Instance) client.Instance {
 	out := client.Instance{
-		Instance: *i, Current: w.current(i), State: stateWord(i), Why: whyInstance(i), Restarts: max(i.Status.Attempt, 1) - 1,
+		Instance: *i, Current: w.current(i), State: stateWord(i), Why: whyInstance(w.v, i), Restarts: max(i.Status.Attempt, 1) - 1,
 	}
 	if n := w.v.Node(i.Node); n != nil {
 		out.Addr = n.Addr
@@ -108,6 +108,8 @@ func stateWord(i *model.Instance) string {
 		return string(model.PhaseStopped)
 	case i.Desired == model.Halt:
 		return string(model.PhaseStopping)
+	case !i.Status.Away.IsZero():
+		return unreachable
 	case i.Status.Phase != model.PhaseRunning:
 		return string(cmp.Or(i.Status.Phase, model.PhasePending))
 	case i.Status.Healthy == model.Unhealthy:
@@ -119,8 +121,10 @@ func stateWord(i *model.Instance) string {
 }
 
 // whyInstance says in one sentence what an instance waits for, or how it ended.
-func whyInstance(i *model.Instance) string {
+func whyInstance(v state.View, i *model.Instance) string {
 	switch {
+	case !i.Status.Away.IsZero() && !i.Over():
+		return whyAway(v, i)
 	case i.Desired == model.Halt && !i.Over():
 		return cmp.Or(i.Why, i.Status.Message)
 	case i.Over() && i.Desired == model.Halt && exits(i) == "":
@@ -128,7 +132,7 @@ func whyInstance(i *model.Instance) string {
 	case i.Node == "" && i.Pending != "":
 		return i.Pending
 	case i.Evict != nil && !i.Over():
-		return sentence(evictWords(i.Evict), i.Status.Message)
+		return sentence(cmp.Or(i.Why, evictWords(i.Evict)), i.Status.Message)
 	}
 	return cmp.Or(i.Status.Message, exits(i))
 }
@@ -187,7 +191,7 @@ func count(v state.View, id model.AppID) census {
 	c := census{wanted: n, running: n, healthy: n}
 	for i := range v.UnwellOf(id) {
 		if i.Live() {
-			c.add(i)
+			c.add(v, i)
 		} else {
 			c.ending++
 		}
@@ -197,23 +201,25 @@ func count(v state.View, id model.AppID) census {
 }
 
 // add counts a wanted instance that is not healthy.
-func (c *census) add(i *model.Instance) {
+func (c *census) add(v state.View, i *model.Instance) {
 	c.wanted++
-	if i.Status.Phase == model.PhaseRunning {
+	if i.Status.Phase == model.PhaseRunning && i.Status.Away.IsZero() {
 		c.running++
 	}
-	state, why := stateWord(i), whyInstance(i)
+	state := stateWord(i)
 	if state == string(model.PhasePending) || state == string(model.PhaseBackoff) {
 		c.waiting++
 	}
 	for k := range c.troubles {
 		if t := &c.troubles[k]; t.state == state {
 			t.n++
-			t.why = cmp.Or(t.why, why)
+			if t.why == "" {
+				t.why = whyInstance(v, i)
+			}
 			return
 		}
 	}
-	c.troubles = append(c.troubles, trouble{state, why, 1})
+	c.troubles = append(c.troubles, trouble{state, whyInstance(v, i), 1})
 }
 
 // worst returns a sentence on the troubles, the most frequent first, or nothing.
@@ -231,7 +237,7 @@ func (c *census) worst() string {
 
 var stateWords = map[string]string{
 	"pending": "pending", "assigned": "waiting for its node", "preparing": "preparing", "starting": "starting",
-	"stopping": "stopping", "backoff": "waiting to start again", "unhealthy": "unhealthy", "not-ready": "not ready",
+	"stopping": "stopping", "backoff": "waiting to start again", "unhealthy": "unhealthy", "not-ready": "not ready", unreachable: "on a node that does not answer",
 }
 
 // States of an app, in the order in which they are looked for.

@@ -3,6 +3,9 @@
 //
 // A node's picture of its assignments is made of one full message when it connects and deltas after it, both derived from
 // the same store; see agent/wire for the protocol. Reports of all nodes that arrive together become one transaction.
+//
+// A node whose session ended has a moment to come back before it counts as lost; see lost.go for that, for nodes that flap,
+// and for the loss of many nodes at once.
 package fleet
 
 import (
@@ -23,13 +26,11 @@ import (
 // idlePause is how long what is not urgent may wait for something urgent, to be told together.
 const idlePause = 250 * time.Millisecond
 
-// retryPause is the time between tries to write down that nodes went away.
-const retryPause = time.Second
-
-// Config is what a Fleet needs beside the store.
+// Config is what a Fleet needs beside the store. Zero fields take their defaults.
 type Config struct {
-	Now    func() time.Time
-	Logger *slog.Logger
+	Now    func() time.Time // default time.Now
+	Logger *slog.Logger     // default slog.Default
+	Loss   Loss
 }
 
 // Fleet holds the sessions of all connected nodes.
@@ -49,17 +50,25 @@ type Fleet struct {
 
 	mu     sync.RWMutex
 	nodes  map[model.NodeID]*session
-	joined chan struct{} // closed, and made anew, when a node joins
+	greets map[model.NodeID]int // hellos under way: read, and not joined yet
+	joined chan struct{}        // closed, and made anew, when a node joins
 }
 
 // New returns a Fleet. Run must be called for anything to happen.
 func New(store state.Store, cfg Config) *Fleet {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	cfg.Loss = cfg.Loss.withDefaults()
 	return &Fleet{
 		store: store, cfg: cfg,
 		inbox: inbox{ready: make(chan struct{}, 1)}, hello: make(chan up), gone: make(chan *session), done: make(chan struct{}),
 		idle: map[*session]struct{}{}, drops: map[model.VolumeID]model.NodeID{},
 		homes: map[model.InstanceID]model.NodeID{}, specs: map[specKey]*model.Spec{},
-		nodes: map[model.NodeID]*session{}, joined: make(chan struct{}),
+		nodes: map[model.NodeID]*session{}, greets: map[model.NodeID]int{}, joined: make(chan struct{}),
 	}
 }
 
@@ -103,19 +112,12 @@ func (f *Fleet) Run(ctx context.Context) error {
 
 // speak tells agents what changed for them, and writes down which nodes went away.
 func (f *Fleet) speak(ctx context.Context) error {
-	_, watch := f.store.Watch()
+	view, watch := f.store.Watch()
 	defer watch.Close()
-	lost := map[model.NodeID]bool{} // nodes that went away, which is not written down yet
-	retry := time.NewTimer(retryPause)
-	defer retry.Stop()
+	l := newLookout(f, view)
+	defer l.timer.Stop()
 	tell := time.NewTimer(idlePause)
 	defer tell.Stop()
-	lose := func(s *session) {
-		if f.leave(s) {
-			lost[s.id] = true
-			retry.Reset(0)
-		}
-	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -123,17 +125,17 @@ func (f *Fleet) speak(ctx context.Context) error {
 		case u := <-f.hello:
 			f.join(u.from, u.msg.Hello.ID)
 			u.err <- nil
+			l.joined()
 			if u.from.over() { // it may have gone before
-				lose(u.from)
+				l.lose(u.from)
 			}
 		case s := <-f.gone:
-			lose(s)
-		case <-retry.C:
-			if err := f.markLost(ctx, lost); errors.Is(err, state.ErrDeposed) {
+			l.lose(s)
+		case <-l.timer.C:
+			if err := l.look(ctx); errors.Is(err, state.ErrDeposed) {
 				return err
 			} else if err != nil && ctx.Err() == nil {
-				f.cfg.Logger.Warn("that nodes went away cannot be written down; trying again", "nodes", len(lost), "error", err)
-				retry.Reset(retryPause)
+				f.cfg.Logger.Warn("what became of nodes cannot be written down; trying again", "nodes", len(l.away), "error", err)
 			}
 		case <-watch.Ready():
 			view, changes := watch.Take()
@@ -158,6 +160,7 @@ func (f *Fleet) join(s *session, id model.NodeID) {
 	f.mu.Lock()
 	old := f.nodes[id]
 	f.nodes[id] = s
+	f.greetLocked(id, -1)
 	close(f.joined)
 	f.joined = make(chan struct{})
 	f.mu.Unlock()
@@ -166,6 +169,26 @@ func (f *Fleet) join(s *session, id model.NodeID) {
 	}
 	s.id = id
 	s.reset(f.store.View())
+}
+
+// greet counts the hellos of a node that are under way.
+func (f *Fleet) greet(id model.NodeID, by int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.greetLocked(id, by)
+}
+
+func (f *Fleet) greetLocked(id model.NodeID, by int) {
+	if f.greets[id] += by; f.greets[id] <= 0 {
+		delete(f.greets, id)
+	}
+}
+
+// here reports whether a node has a session, or is about to have one.
+func (f *Fleet) here(id model.NodeID) bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.nodes[id] != nil || f.greets[id] > 0
 }
 
 // leave forgets a session that has ended, and reports whether its node has no other.
@@ -179,47 +202,20 @@ func (f *Fleet) leave(s *session) bool {
 	return true
 }
 
-// markLost writes down which nodes went away, and empties lost. Those that came back meanwhile are none of them.
-func (f *Fleet) markLost(ctx context.Context, lost map[model.NodeID]bool) error {
-	for id := range lost {
-		if _, ok := f.Node(id); ok {
-			delete(lost, id)
-		}
-	}
-	if len(lost) == 0 {
-		return nil
-	}
-	err := f.store.Update(ctx, func(tx *state.Tx) error {
-		for id := range lost {
-			if n := tx.Node(id); n != nil {
-				f.putNode(tx, *n, model.NodeUnreachable)
-			}
-		}
-		return nil
-	})
-	if err == nil {
-		clear(lost)
-	}
-	return err
-}
-
-func (f *Fleet) putNode(tx *state.Tx, n model.Node, s model.NodeState) {
-	old := tx.Node(n.ID)
-	n.State, n.Seen = s, f.cfg.Now()
-	tx.PutNode(&n)
-	if old == nil || old.State != s {
-		tx.Emit(model.Event{Type: "node." + string(s), Node: n.ID, Message: fmt.Sprintf("node %s is %s", n.Name, s)})
-	}
-}
-
-// putStatus writes down a report unless it is old news.
+// putStatus writes down a report unless it is old news. Whatever it says, the node of the instance answers.
 func (f *Fleet) putStatus(tx *state.Tx, r wire.Report) {
 	i := tx.Instance(r.ID)
-	if i == nil || !r.Status.CanFollow(i.Status) {
+	if i == nil || i.Over() {
 		return
 	}
 	next := i.Clone()
-	next.Status = r.Status
+	next.Status.Away = time.Time{}
+	if r.Status.CanFollow(i.Status) {
+		next.Status = r.Status
+		next.Status.Away = time.Time{} // it is not the agent's to say
+	} else if i.Status.Away.IsZero() {
+		return
+	}
 	tx.PutInstance(next)
 	if e, ok := statusEvent(i, next); ok {
 		tx.Emit(e)
@@ -300,6 +296,11 @@ func (f *Fleet) spread(view state.View, c state.Changes) {
 			s.reset(view)
 		}
 		return
+	}
+	for id := range c.Nodes {
+		if s := f.nodes[id]; s != nil && view.Node(id) == nil {
+			s.end(errRemoved)
+		}
 	}
 	f.spreadVolumes(view, c) // first: an instance may use a volume of the same id as one that is gone
 	var woken pace

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 
 	"github.com/gantry-os/gantry/agent/wire"
-	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/state"
 )
 
@@ -91,10 +90,15 @@ func (f *Fleet) listen(ctx context.Context) error {
 
 // take writes down what agents said, in one transaction, and answers them. The agents try again what failed.
 func (f *Fleet) take(ctx context.Context, batch []up) error {
+	for _, u := range batch {
+		if u.msg.Hello != nil {
+			f.greet(u.msg.Hello.ID, 1)
+		}
+	}
 	err := f.store.Update(ctx, func(tx *state.Tx) error {
 		for _, u := range batch {
 			if u.msg.Hello != nil {
-				f.putNode(tx, *u.msg.Hello, model.NodeReady)
+				f.welcome(tx, *u.msg.Hello)
 			}
 			for _, r := range u.msg.Reports {
 				f.putStatus(tx, r)
@@ -114,6 +118,9 @@ func (f *Fleet) take(ctx context.Context, batch []up) error {
 				u.err <- context.Cause(ctx)
 			}
 			continue
+		}
+		if u.msg.Hello != nil {
+			f.greet(u.msg.Hello.ID, -1)
 		}
 		u.err <- err
 		woken.one()

@@ -14,6 +14,9 @@ import (
 // errEnded is why calls on a link fail when the servers' end went away.
 var errEnded = errors.New("the server has ended the session")
 
+// errRemoved is why the session of a node ends that an operator removed.
+var errRemoved = errors.New("the node was removed from the cluster")
+
 // maxSpecs bounds the cache of specs.
 const maxSpecs = 4096
 

@@ -32,12 +32,12 @@ type AppVersion struct {
 }
 
 // Template returns a digest of what an instance of v runs. Versions with the same template share instances:
-// a change of count, labels, update policy, placement or spread replaces none. Neither does one of role or priority:
+// a change of count, labels, placement, spread, or the policies for updates and lost nodes replaces none. Neither does one of role or priority:
 // those are the app's, and all its instances count under what its newest version says. Constraints, affinity and pool
 // are what an instance was placed by, so a change of them replaces those that were placed by others.
 func (v *AppVersion) Template() string {
 	t := v.Spec.WithDefaults()
-	t.Instances, t.Labels, t.Update, t.KillOrder = nil, nil, nil, ""
+	t.Instances, t.Labels, t.Update, t.Unreachable, t.KillOrder = nil, nil, nil, nil, ""
 	t.Role, t.Priority, t.Placement, t.Spread = "", nil, "", nil
 	b, err := json.Marshal(struct {
 		Spec     *Spec

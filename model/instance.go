@@ -44,6 +44,7 @@ type Status struct {
 	Ready   bool         `json:"ready,omitempty" doc:"It runs, and all checks have passed."`
 	Message string       `json:"message,omitempty" doc:"One sentence: what it waits for, or how it ended."`
 	Tasks   []TaskStatus `json:"tasks,omitempty" doc:"One for each container that was started in this attempt."`
+	Away    time.Time    `json:"away,omitzero" doc:"Since when its node does not answer: what the status says was true before."` // fleet, on its own word
 }
 
 // TaskStatus is what is known of one container's program.
@@ -128,9 +129,11 @@ func (i *Instance) Over() bool { return i.Status.Phase == PhaseStopped }
 // Live reports whether the instance is wanted and not over: it counts against the number that was asked for.
 func (i *Instance) Live() bool { return i.Desired == Run && !i.Over() }
 
-// HealthySince returns since when the instance has been running and ready, and whether it is.
+// HealthySince returns since when the instance has been running and ready, and whether it is. One whose node does not
+// answer is not.
 func (i *Instance) HealthySince() (time.Time, bool) {
-	ok := i.Desired == Run && i.Status.Phase == PhaseRunning && i.Status.Ready && i.Status.Healthy != Unhealthy
+	s := &i.Status
+	ok := i.Desired == Run && s.Phase == PhaseRunning && s.Ready && s.Healthy != Unhealthy && s.Away.IsZero()
 	return i.Status.Since, ok
 }
 

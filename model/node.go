@@ -10,8 +10,11 @@ type Node struct {
 	ID         NodeID            `json:"id" doc:"Id."`
 	Name       string            `json:"name" doc:"Host name."`
 	Addr       string            `json:"addr" doc:"Address at which its instances are reached."`
-	State      NodeState         `json:"state" enum:"ready,unreachable,gone" doc:"Whether its agent answers."` // fleet
-	Seen       time.Time         `json:"seen" doc:"When its agent last connected."`                            // fleet
+	State      NodeState         `json:"state" enum:"ready,unreachable,gone" doc:"Whether its agent answers."`                             // fleet
+	Seen       time.Time         `json:"seen" doc:"When its agent last connected."`                                                        // fleet
+	Lost       time.Time         `json:"lost,omitzero" doc:"When its agent last stopped answering, for longer than a moment."`             // fleet
+	Flaps      int               `json:"flaps,omitempty" doc:"How often it was lost and came back, each time within minutes of the last."` // fleet
+	Unstable   time.Time         `json:"unstable,omitzero" doc:"Until when it takes no new work, since it came and went too often."`       // fleet
 	Capacity   Resources         `json:"capacity" doc:"What instances may take in all."`
 	Ports      PortRange         `json:"ports" doc:"From which ports are assigned."`
 	OCI        Ability           `json:"oci" doc:"Whether it runs containers from images."`
@@ -62,11 +65,17 @@ func (n *Node) Attribute(name string) (string, bool) {
 	return v, ok
 }
 
+// Unsteady says until when n takes no new work, and why, when it is unstable.
+func (n *Node) Unsteady() string {
+	return fmt.Sprintf("it takes no new work until %s, since it came and went %d times within minutes", n.Unstable.UTC().Format(time.TimeOnly+" MST"), n.Flaps)
+}
+
 // NodeSettings is what operators want of a node. A node without a record has none. Api writes it.
 type NodeSettings struct {
 	ID       NodeID        `json:"id" doc:"Id of the node."`
 	Cordoned bool          `json:"cordoned,omitempty" doc:"It takes no new work."`
 	Draining bool          `json:"draining,omitempty" doc:"It takes no new work, and its instances are moved away."`
+	Deadline time.Time     `json:"deadline,omitzero" doc:"When draining, the time past which instances stop though the update policies of their apps would keep them, those with persistent volumes last."`
 	Why      string        `json:"why,omitempty" doc:"Why, in the operator's words."`
 	Windows  []Maintenance `json:"windows,omitempty" doc:"When it will be worked on."`
 
@@ -104,6 +113,9 @@ func (m Maintenance) At(now time.Time) (inside bool, next time.Time) {
 func (s *NodeSettings) Validate() FieldErrors {
 	var errs FieldErrors
 	checkText(&errs, "why", s.Why)
+	if !s.Deadline.IsZero() && !s.Draining {
+		errs.add("deadline", "has no meaning unless the node is draining")
+	}
 	tooMany(&errs, "windows", len(s.Windows), MaxRules)
 	for i, w := range s.Windows {
 		at := fmt.Sprintf("windows[%d]", i)
@@ -140,7 +152,7 @@ type NodeState string
 const (
 	NodeReady       NodeState = "ready"
 	NodeUnreachable NodeState = "unreachable"
-	NodeGone        NodeState = "gone" // it will not come back
+	NodeGone        NodeState = "gone" // unreachable for so long that nobody counts on it; it is welcome back
 )
 
 // Usage is what a task, an instance or a node uses.

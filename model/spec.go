@@ -11,18 +11,19 @@ import (
 // Spec is what a user asks for: an app as written in a file or sent to the API. It is stored as written.
 // Zero values mean "the default"; WithDefaults fills them in.
 type Spec struct {
-	ID         AppID             `json:"id" doc:"Path of the app in the tree of groups, such as /shop/web."`
-	Instances  *int              `json:"instances,omitempty" doc:"How many identical instances to keep running. Default 1."`
-	Containers []Container       `json:"containers" doc:"What each instance runs. All containers of an instance share its network and volumes, start together and are restarted together."`
-	Endpoints  []Endpoint        `json:"endpoints,omitempty" doc:"Ports that the instance listens on."`
-	Volumes    []Volume          `json:"volumes,omitempty" doc:"Directories that containers mount."`
-	Labels     map[string]string `json:"labels,omitempty" doc:"Free-form marks. Changing them restarts nothing."`
-	Health     []Check           `json:"health,omitempty" doc:"Liveness checks: an instance that fails one is restarted."`
-	Readiness  []Check           `json:"readiness,omitempty" doc:"Readiness checks: an instance counts for a deployment, and gets traffic, once all pass."`
-	Restart    *Restart          `json:"restart,omitempty" doc:"How long to wait before an instance that ended is started again."`
-	Stop       *Stop             `json:"stop,omitempty" doc:"How an instance is asked to end."`
-	Update     *Update           `json:"update,omitempty" doc:"How one version replaces another. Changing it restarts nothing."`
-	KillOrder  KillOrder         `json:"killOrder,omitempty" enum:"youngest-first,oldest-first" doc:"Which instances go first on scale down. Default youngest-first."`
+	ID          AppID             `json:"id" doc:"Path of the app in the tree of groups, such as /shop/web."`
+	Instances   *int              `json:"instances,omitempty" doc:"How many identical instances to keep running. Default 1."`
+	Containers  []Container       `json:"containers" doc:"What each instance runs. All containers of an instance share its network and volumes, start together and are restarted together."`
+	Endpoints   []Endpoint        `json:"endpoints,omitempty" doc:"Ports that the instance listens on."`
+	Volumes     []Volume          `json:"volumes,omitempty" doc:"Directories that containers mount."`
+	Labels      map[string]string `json:"labels,omitempty" doc:"Free-form marks. Changing them restarts nothing."`
+	Health      []Check           `json:"health,omitempty" doc:"Liveness checks: an instance that fails one is restarted."`
+	Readiness   []Check           `json:"readiness,omitempty" doc:"Readiness checks: an instance counts for a deployment, and gets traffic, once all pass."`
+	Restart     *Restart          `json:"restart,omitempty" doc:"How long to wait before an instance that ended is started again."`
+	Stop        *Stop             `json:"stop,omitempty" doc:"How an instance is asked to end."`
+	Update      *Update           `json:"update,omitempty" doc:"How one version replaces another. Changing it restarts nothing."`
+	Unreachable *Unreachable      `json:"unreachable,omitempty" doc:"What becomes of instances whose node does not answer. Changing it restarts nothing."`
+	KillOrder   KillOrder         `json:"killOrder,omitempty" enum:"youngest-first,oldest-first" doc:"Which instances go first on scale down. Default youngest-first."`
 
 	Isolation   Isolation    `json:"isolation,omitempty" enum:"vm" doc:"vm: each instance runs in a virtual machine of its own, on nodes that can give it one. All its containers need an image. Default: namespaces and cgroups."`
 	Pool        string       `json:"pool,omitempty" doc:"Part of the nodes that it runs on. Default default."`
@@ -303,6 +304,7 @@ func (s *Spec) fillPolicies() {
 		s.Update.MinHealthyTime = &d
 	}
 	s.KillOrder = cmp.Or(s.KillOrder, YoungestFirst)
+	s.Unreachable = s.unreachable()
 	s.Pool = cmp.Or(s.Pool, DefaultPool)
 	s.Role = cmp.Or(s.Role, RootRole)
 	if s.Priority == nil {
@@ -387,7 +389,7 @@ func (s *Spec) Clone() *Spec {
 	}
 	out.Health, out.Readiness = cloneChecks(s.Health), cloneChecks(s.Readiness)
 	out.Restart, out.Stop = clonePtr(s.Restart), clonePtr(s.Stop)
-	out.Update = clonePtr(s.Update)
+	out.Update, out.Unreachable = clonePtr(s.Update), clonePtr(s.Unreachable)
 	if out.Update != nil {
 		out.Update.MinHealthyTime = clonePtr(s.Update.MinHealthyTime)
 	}

@@ -133,7 +133,7 @@ func TestWithDefaults(t *testing.T) {
 		`"readiness":[{"http":{"endpoint":"http","path":"/","scheme":"http"},"grace":"10s","interval":"5s","timeout":"3s","failures":3},` +
 		`{"command":{"container":"main","command":["ok"]},"grace":"10s","interval":"5s","timeout":"3s","failures":3}],` +
 		`"restart":{"backoff":"1s","factor":2,"max":"5m0s","reset":"5m0s"},"stop":{"grace":"10s"},` +
-		`"update":{"minHealthy":"100%","maxSurge":"25%","minHealthyTime":"0s","deadline":"5m0s"},"killOrder":"youngest-first","pool":"default","role":"/","priority":50}`
+		`"update":{"minHealthy":"100%","maxSurge":"25%","minHealthyTime":"0s","deadline":"5m0s"},"unreachable":{"replaceAfter":"1m0s","expungeAfter":"10m0s"},"killOrder":"youngest-first","pool":"default","role":"/","priority":50}`
 	if got := mustJSON(t, d); got != want {
 		t.Errorf("defaults:\n got %s\nwant %s", got, want)
 	}
@@ -180,7 +180,7 @@ func TestTemplate(t *testing.T) {
 	}
 	base := full().Template()
 	kept := map[string]bool{
-		"Instances": true, "Labels": true, "Update": true, "KillOrder": true,
+		"Instances": true, "Labels": true, "Update": true, "Unreachable": true, "KillOrder": true,
 		"Role": true, "Priority": true, "Placement": true, "Spread": true,
 	}
 	for i := range reflect.TypeFor[Spec]().NumField() {

@@ -366,6 +366,7 @@ func (s *Spec) validatePolicies(errs *FieldErrors) {
 		}
 	}
 	s.validateUpdate(errs)
+	s.validateUnreachable(errs)
 	oneOf(errs, "killOrder", s.KillOrder, YoungestFirst, OldestFirst)
 }
 

@@ -101,12 +101,14 @@ func shut(n *model.Node, s *model.NodeSettings, now time.Time) string {
 		return "unknown"
 	case n.State != model.NodeReady:
 		return string(n.State)
+	case s != nil && s.Draining:
+		return "draining" + because(s.Why)
+	case s != nil && s.Cordoned:
+		return "cordoned" + because(s.Why)
+	case n.Unstable.After(now):
+		return "unstable: " + n.Unsteady()
 	case s == nil:
 		return ""
-	case s.Draining:
-		return "draining" + because(s.Why)
-	case s.Cordoned:
-		return "cordoned" + because(s.Why)
 	}
 	for _, w := range s.Windows {
 		if inside, end := w.At(now); inside {
@@ -145,6 +147,9 @@ func (p *picture) setNode(v state.View, id model.NodeID, now time.Time) bool {
 	delete(p.changes, id)
 	if n == nil {
 		return p.engine.RemoveNode(id)
+	}
+	if n.Unstable.After(now) {
+		p.changes[id] = n.Unstable
 	}
 	if s != nil {
 		for _, w := range s.Windows {

@@ -86,10 +86,11 @@ const (
 	KindPool
 	KindReservation
 	KindVolume
+	KindCluster // there is one
 )
 
 var kindNames = [...]string{
-	"app", "version", "instance", "deployment", "node", "settings", "role", "pool", "reservation", "volume",
+	"app", "version", "instance", "deployment", "node", "settings", "role", "pool", "reservation", "volume", "cluster",
 }
 
 func (k Kind) String() string { return kindNames[k] }
@@ -133,6 +134,8 @@ func KeyOf(val any) (Key, bool) {
 		return Key{KindReservation, v.ID}, true
 	case *model.PersistentVolume:
 		return Key{KindVolume, string(v.ID)}, true
+	case *model.Cluster:
+		return Key{KindCluster, model.ClusterID}, true
 	}
 	return Key{}, false
 }

@@ -30,6 +30,7 @@ type tables struct {
 	reserved    *btree.Map[string, *model.Reservation]
 	volumes     *btree.Map[model.VolumeID, *model.PersistentVolume]
 	volumesOn   *btree.Map[string, *model.PersistentVolume] // by node, NUL, volume
+	cluster     *model.Cluster                              // nil for nothing
 	events      []model.Event
 }
 
@@ -64,7 +65,7 @@ func (t *tables) clone() *tables {
 		byApp: fork(t.byApp), byNode: fork(t.byNode), pending: fork(t.pending),
 		deployments: fork(t.deployments), active: fork(t.active), nodes: fork(t.nodes), events: t.events,
 		settings: fork(t.settings), roles: fork(t.roles), pools: fork(t.pools), reserved: fork(t.reserved), volumes: fork(t.volumes),
-		volumesOn: fork(t.volumesOn),
+		volumesOn: fork(t.volumesOn), cluster: t.cluster,
 	}
 }
 
@@ -118,6 +119,8 @@ func (t *tables) set(key Key, val any) uint64 {
 		put(t.reserved, key.ID, val)
 	case KindVolume:
 		t.setVolume(model.VolumeID(key.ID), val)
+	case KindCluster:
+		t.cluster, _ = val.(*model.Cluster)
 	}
 	return was
 }
@@ -186,6 +189,8 @@ func setRevision(val any, rev uint64) {
 	case *model.Reservation:
 		v.Revision = rev
 	case *model.PersistentVolume:
+		v.Revision = rev
+	case *model.Cluster:
 		v.Revision = rev
 	}
 }

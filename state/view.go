@@ -153,6 +153,17 @@ func (v View) VolumesOn(node model.NodeID) iter.Seq[*model.PersistentVolume] {
 	return below(v, v.t.volumesOn, string(node))
 }
 
+// Cluster returns what there is to know of the cluster as a whole, nil for nothing.
+func (v View) Cluster() *model.Cluster { return v.t.cluster }
+
+// Outage returns the loss of many nodes that goes on, nil for none.
+func (v View) Outage() *model.Outage {
+	if c := v.t.cluster; c != nil {
+		return c.Outage
+	}
+	return nil
+}
+
 // Events returns the newest events, oldest first.
 func (v View) Events() []model.Event {
 	n := len(v.t.events)
@@ -300,6 +311,9 @@ func (tx *Tx) PutVolume(v *model.PersistentVolume) { tx.put(v) }
 // DeleteVolume deletes a persistent volume.
 func (tx *Tx) DeleteVolume(id model.VolumeID) { tx.write(Key{KindVolume, string(id)}, nil) }
 
+// PutCluster writes c.
+func (tx *Tx) PutCluster(c *model.Cluster) { tx.put(c) }
+
 // Emit publishes an event once the transaction is durable. Seq and At are filled in then.
 func (tx *Tx) Emit(e model.Event) { tx.events = append(tx.events, e) }
 
@@ -360,6 +374,10 @@ func (t *tables) revision(key Key) uint64 {
 	case KindVolume:
 		if v := get(t.volumes, model.VolumeID(key.ID)); v != nil {
 			return v.Revision
+		}
+	case KindCluster:
+		if t.cluster != nil {
+			return t.cluster.Revision
 		}
 	}
 	return 0

@@ -53,12 +53,27 @@ type Because struct {
 	Why string `json:"why,omitempty" doc:"Why, for other operators to read."`
 }
 
+// Drain says how a node is drained.
+type Drain struct {
+	Why      string         `json:"why,omitempty" doc:"Why, for other operators to read."`
+	Deadline model.Duration `json:"deadline,omitempty" doc:"How long from now the update policies of apps are kept. Past it what is left stops, instances with persistent volumes last. Default: there is no end."`
+}
+
+// RemovedNode is what was given up with a node.
+type RemovedNode struct {
+	ID        model.NodeID       `json:"id" doc:"Id of the node."`
+	Name      string             `json:"name" doc:"Its host name."`
+	Instances []model.InstanceID `json:"instances" doc:"Instances that were given up: they are replaced."`
+	Volumes   []model.VolumeID   `json:"volumes" doc:"Its persistent volumes. Their slots wait for it until the volumes are deleted."`
+}
+
 // Availabilities of a node.
 const (
 	NodeReady       = "ready"
 	NodeCordoned    = "cordoned"    // it takes no new work
 	NodeDraining    = "draining"    // and its instances are moved away
 	NodeMaintenance = "maintenance" // it is within a window
+	NodeUnstable    = "unstable"    // it came and went too often
 	NodeUnreachable = "unreachable"
 	NodeGone        = "gone"
 )
@@ -165,8 +180,24 @@ func (c *Client) UncordonNode(ctx context.Context, node model.NodeID) (NodeDetai
 }
 
 // DrainNode lets a node take no new work, and moves its instances away.
-func (c *Client) DrainNode(ctx context.Context, node model.NodeID, why string) (NodeDetail, error) {
-	return write[NodeDetail](ctx, c, http.MethodPost, nodePath(node)+"/drain", Because{why}, nil)
+func (c *Client) DrainNode(ctx context.Context, node model.NodeID, d Drain) (NodeDetail, error) {
+	return write[NodeDetail](ctx, c, http.MethodPost, nodePath(node)+"/drain", d, nil)
+}
+
+// RemoveNode takes a node out of the cluster. It fails with status 409 while instances run on it, unless force is set and it
+// does not answer: then they are given up.
+func (c *Client) RemoveNode(ctx context.Context, node model.NodeID, force bool) (RemovedNode, error) {
+	path := nodePath(node)
+	if force {
+		path += "?force=true"
+	}
+	return write[RemovedNode](ctx, c, http.MethodDelete, path, nil, nil)
+}
+
+// ResumeReplacement lets instances on lost nodes be replaced though many nodes are lost. It fails with status 409 when they
+// are anyway.
+func (c *Client) ResumeReplacement(ctx context.Context) (Info, error) {
+	return write[Info](ctx, c, http.MethodPost, "/v1/cluster/resume-replacement", nil, nil)
 }
 
 // rolePath writes the root as -, and other roles as apps are written: without the slash at their beginning.

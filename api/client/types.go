@@ -81,7 +81,7 @@ type NodeDetail struct {
 	UsedCustom map[string]model.Units `json:"usedCustom,omitempty" doc:"Custom resources that instances have taken, by name."`
 	Instances  int                    `json:"instances" doc:"Instances that are not over."`
 
-	Availability string              `json:"availability" enum:"ready,cordoned,draining,maintenance,unreachable,gone" doc:"One word: whether it takes new work. Only a ready node does."`
+	Availability string              `json:"availability" enum:"ready,cordoned,draining,maintenance,unstable,unreachable,gone" doc:"One word: whether it takes new work. Only a ready node does."`
 	Why          string              `json:"why,omitempty" doc:"One sentence: why it takes no new work."`
 	Settings     *model.NodeSettings `json:"settings,omitempty" doc:"What operators want of it."`
 }
@@ -120,6 +120,7 @@ type Info struct {
 	Apps    int       `json:"apps" doc:"How many apps there are."`
 	Nodes   int       `json:"nodes" doc:"How many nodes there are."`
 	Count   int       `json:"instances" doc:"Instance records, those that are over included."`
+	Notice  string    `json:"notice,omitempty" doc:"One sentence on what is wrong with the cluster as a whole."`
 }
 
 // Shutdown asks the server to end.

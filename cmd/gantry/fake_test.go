@@ -32,6 +32,8 @@ type fake struct {
 	requests []string                                  // method and path of all writes
 	shutdown *client.Shutdown
 	place    placeFake
+	notice   string
+	looks    []func(*client.Instance) // what becomes of instances, one after the other each time they are listed
 }
 
 func newFake(t *testing.T) *fake {
@@ -228,9 +230,17 @@ func (f *fake) versions(r *http.Request) (any, error) {
 func (f *fake) listInstances(r *http.Request) (any, error) {
 	list := []client.Instance{}
 	for _, a := range f.apps {
+		for n := range a.List {
+			if len(f.looks) > 0 {
+				f.looks[0](&a.List[n])
+			}
+		}
 		if app := r.URL.Query().Get("app"); app == "" || app == string(a.ID) {
 			list = append(list, a.List...)
 		}
+	}
+	if len(f.looks) > 0 {
+		f.looks = f.looks[1:]
 	}
 	return list, nil
 }
@@ -265,7 +275,7 @@ func (f *fake) load(r *http.Request) (any, error) {
 }
 
 func (f *fake) info(*http.Request) (any, error) {
-	return client.Info{Version: "9.9", PID: 1 << 30, DataDir: "/data"}, nil
+	return client.Info{Version: "9.9", PID: 1 << 30, DataDir: "/data", Notice: f.notice}, nil
 }
 
 func (f *fake) stop(r *http.Request) (any, error) {

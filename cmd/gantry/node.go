@@ -45,21 +45,6 @@ func (c *cli) cordonCommand() *cobra.Command {
 		})
 }
 
-func (c *cli) drainCommand() *cobra.Command {
-	var why string
-	cmd := &cobra.Command{
-		Use: "drain NODE", Short: "Move the instances of a node away",
-		Long: `Let a node take no new work, and move its instances to others, as the update policies of their apps allow. It does not wait:
-gantry nodes NODE shows what is left. Instances with persistent volumes stay, since their data does.`,
-		Example: "  gantry node drain node-a --why 'goes back to the maker'",
-	}
-	cmd.Flags().StringVar(&why, "why", "", "`reason`, for other operators and for those who ask why an instance moves")
-	return c.shutCommand(cmd, "%[1]s is being drained; gantry nodes %[1]s shows what is left on it, gantry node uncordon %[1]s ends that",
-		func(ctx context.Context, api *client.Client, node model.NodeID) (client.NodeDetail, error) {
-			return api.DrainNode(ctx, node, why)
-		})
-}
-
 func (c *cli) uncordonCommand() *cobra.Command {
 	return c.shutCommand(&cobra.Command{
 		Use: "uncordon NODE", Short: "Let a node take work again",

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -15,7 +16,7 @@ func (c *cli) nodesCommand() *cobra.Command {
 		Use: "nodes [NODE]", Aliases: []string{"node"},
 		Short: "List nodes, show all about one, or take one out of use",
 		Long: `List the nodes of the cluster with what is taken of them, or show all about one, by its id or name. Cordon, drain and
-maintenance take a node out of use for a while.`,
+maintenance take a node out of use for a while, remove for good.`,
 		Example: `  gantry nodes
   gantry nodes node-a
   gantry node drain node-a --why 'new disks'`,
@@ -30,7 +31,7 @@ maintenance take a node out of use for a while.`,
 				return err
 			}
 			if len(args) == 0 {
-				return c.print(list, func(p *show.Printer) { p.Nodes(list) })
+				return c.listNodes(cmd.Context(), api, list)
 			}
 			i := slices.IndexFunc(list, func(n client.NodeDetail) bool { return string(n.ID) == args[0] || n.Name == args[0] })
 			if i < 0 {
@@ -43,6 +44,22 @@ maintenance take a node out of use for a while.`,
 			return c.print(list[i], func(p *show.Printer) { p.Node(&list[i], instances) })
 		},
 	}
-	cmd.AddCommand(c.cordonCommand(), c.uncordonCommand(), c.drainCommand(), c.maintenanceCommand())
+	cmd.AddCommand(c.cordonCommand(), c.uncordonCommand(), c.drainCommand(), c.maintenanceCommand(), c.removeNodeCommand())
 	return cmd
+}
+
+// listNodes prints nodes, below what is wrong with the cluster as a whole.
+func (c *cli) listNodes(ctx context.Context, api *client.Client, list []client.NodeDetail) error {
+	if c.json {
+		return c.print(list, nil)
+	}
+	info, err := api.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if info.Notice != "" {
+		c.say("%s\n", info.Notice)
+	}
+	c.printer().Nodes(list)
+	return nil
 }

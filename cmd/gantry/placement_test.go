@@ -106,9 +106,29 @@ func (f *fake) placeRoutes() map[string]func(*http.Request) (any, error) {
 			return json.NewDecoder(r.Body).Decode(s)
 		}),
 		"POST /v1/nodes/{id}/drain": f.onNode(func(s *model.NodeSettings, r *http.Request) error {
-			s.Draining = true
-			return json.NewDecoder(r.Body).Decode(s)
+			var ask client.Drain
+			if err := json.NewDecoder(r.Body).Decode(&ask); err != nil {
+				return err
+			}
+			s.Draining, s.Why = true, ask.Why
+			if ask.Deadline > 0 {
+				s.Deadline = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).Add(ask.Deadline.Std())
+			}
+			return nil
 		}),
+		"DELETE /v1/nodes/{id}": func(r *http.Request) (any, error) {
+			if r.URL.Query().Get("force") == "" {
+				return nil, refuse(http.StatusConflict, "1 instance has not ended on node here; drain it first")
+			}
+			return client.RemovedNode{ID: "n-1", Name: "here", Instances: []model.InstanceID{"db-1"}, Volumes: []model.VolumeID{"/db:1:data"}}, nil
+		},
+		"POST /v1/cluster/resume-replacement": func(*http.Request) (any, error) {
+			if f.notice == "" {
+				return nil, refuse(http.StatusConflict, "there is no outage")
+			}
+			f.notice = ""
+			return client.Info{}, nil
+		},
 		"POST /v1/nodes/{id}/uncordon": f.onNode(func(s *model.NodeSettings, _ *http.Request) error {
 			*s = model.NodeSettings{Windows: s.Windows}
 			return nil
@@ -318,7 +338,7 @@ func TestNodeCommands(t *testing.T) {
 	if r := gantry(t, f, "", "nodes"); !strings.Contains(r.out, "cordoned") || !strings.Contains(r.out, "new disks") {
 		t.Errorf("nodes: %s", r.out)
 	}
-	gantry(t, f, "", "node", "drain", "n-1").want(t, 0,
+	gantry(t, f, "", "node", "drain", "n-1", "--no-wait").want(t, 0,
 		"here is being drained; gantry nodes here shows what is left on it, gantry node uncordon here ends that\n")
 	gantry(t, f, "", "node", "uncordon", "here").want(t, 0, "here is ready\n")
 	for range 2 { // the same window again is the same window

@@ -28,6 +28,8 @@ func (d *Decisions) trim(room int) bool {
 	if d.size() <= room {
 		return false
 	}
+	d.Expunge = d.Expunge[:min(len(d.Expunge), room)]
+	room -= len(d.Expunge)
 	d.Stop = d.Stop[:min(len(d.Stop), room)]
 	room -= len(d.Stop)
 	create := make([]Create, 0, len(d.Create))
@@ -48,6 +50,7 @@ func (l *Loop) apply(tx *state.Tx, s Snapshot, d *Decisions, now time.Time) {
 	for _, e := range d.Events {
 		tx.Emit(e)
 	}
+	expunge(tx, d.Expunge, now)
 	l.stop(tx, s.ID, d.Stop, now)
 	for _, c := range d.Create {
 		l.create(tx, s.ID, c, now)
@@ -122,6 +125,38 @@ func stopEvent(i *model.Instance, st Stop, lost bool) model.Event {
 	return e
 }
 
+// expunge gives up instances, with the volumes of those that have any: their data is where nobody gets at it, and their
+// replacements begin elsewhere.
+func expunge(tx *state.Tx, list []Expunge, now time.Time) {
+	for _, x := range list {
+		i := tx.Instance(x.ID)
+		if i == nil || i.Over() || i.Status.Away.IsZero() { // its node is back
+			continue
+		}
+		i = i.Clone()
+		i.Desired, i.Why = model.Halt, x.Why
+		i.Status.Phase, i.Status.Since, i.Status.Ready, i.Status.Message = model.PhaseStopped, now, false, x.Why
+		tx.PutInstance(i)
+		tx.Emit(model.Event{Type: "instance.expunged", App: i.App, Instance: i.ID, Node: i.Node,
+			Message: fmt.Sprintf("%s is given up: %s", i.ID, x.Why)})
+		if i.Slot != 0 {
+			abandon(tx, i)
+		}
+	}
+}
+
+// abandon forgets the volumes of an instance, which stay on its node.
+func abandon(tx *state.Tx, i *model.Instance) {
+	for v := range tx.VolumesOf(i.App) {
+		if v.Slot != i.Slot || v.Node != i.Node {
+			continue
+		}
+		tx.DeleteVolume(v.ID)
+		tx.Emit(model.Event{Type: "volume.abandoned", App: i.App, Instance: i.ID, Node: v.Node,
+			Message: fmt.Sprintf("volume %s is given up with what it holds, as unreachable.abandonVolumes says", v.ID)})
+	}
+}
+
 // stay writes down what instances wait for that have to leave their nodes.
 func stay(tx *state.Tx, stays []Stay) {
 	for _, st := range stays {
@@ -167,10 +202,13 @@ func emitCreated(tx *state.Tx, i *model.Instance) {
 			Message: fmt.Sprintf("%s moves, once %s has taken over from it%s", old.ID, i.ID, colon(old.Evict.Why)),
 		})
 	}
-	tx.Emit(model.Event{Type: "instance.created", App: i.App, Instance: i.ID, Message: createdWords(i)})
+	tx.Emit(model.Event{Type: "instance.created", App: i.App, Instance: i.ID, Message: createdWords(tx, i)})
 }
 
-func createdWords(i *model.Instance) string {
+func createdWords(tx *state.Tx, i *model.Instance) string {
+	if old := tx.Instance(i.Replaces); old != nil && !old.Status.Away.IsZero() {
+		return fmt.Sprintf("%s of version %d is created in place of %s, whose node does not answer", i.ID, i.Version, old.ID)
+	}
 	if i.Slot != 0 {
 		return fmt.Sprintf("%s of version %d is created in slot %d", i.ID, i.Version, i.Slot)
 	}

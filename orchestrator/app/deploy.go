@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/gantry-os/gantry/model"
@@ -91,19 +92,19 @@ func (p *planner) followRemoval(dep *model.Deployment, left int) {
 		n.Moved = p.now
 	}
 	gone := append(instances(p.current), instances(p.old)...)
-	n.Message = "waiting for " + names(append(gone, p.ending...), nil) + " to stop"
+	n.Message = "waiting for " + names(append(gone, p.ending...), endingOn) + " to stop"
 	p.change(dep, n)
 }
 
 // follow writes down in the newest deployment what the plan comes to.
 func (p *planner) follow(dep *model.Deployment) {
 	whole := len(p.current)-p.pairs == p.count && countHealthy(p.current) >= p.count && len(p.old) == 0
-	clean := whole && len(p.ending) == 0
+	clean := whole && !slices.ContainsFunc(p.ending, func(i *model.Instance) bool { return i.Status.Away.IsZero() || i.Slot != 0 })
 	if dep == nil || dep.State.Over() {
 		if whole {
 			p.stable()
 		}
-		p.d.Settled = len(p.current) == p.count && len(p.old)+len(p.ending)+len(p.lost) == 0 && !p.evicted &&
+		p.d.Settled = len(p.current) == p.count && len(p.old)+len(p.ending)+len(p.lost)+p.away == 0 && !p.evicted &&
 			p.s.App.Stable == p.target.Version // so that nothing depends on who is healthy
 		return
 	}
@@ -114,7 +115,12 @@ func (p *planner) follow(dep *model.Deployment) {
 		n.Moved = p.now
 	}
 	n.Best = max(n.Best, n.Done)
-	due := n.Moved.Add(p.allowance())
+	allowed := p.allowance()
+	blameless := p.blameless()
+	if half := n.Moved.Add(allowed / 2); blameless && !half.After(p.now) {
+		n.Moved = p.now
+	}
+	due := n.Moved.Add(allowed)
 	if first {
 		p.begin(dep)
 	}
@@ -127,6 +133,9 @@ func (p *planner) follow(dep *model.Deployment) {
 	default:
 		n.Message = p.tally() + p.waits()
 		p.d.wakeAt(due)
+		if blameless {
+			p.d.wakeAt(n.Moved.Add(allowed / 2))
+		}
 		p.change(dep, n)
 		if n.Done != dep.Done && !first {
 			p.emit("progress", dep, n.Message)

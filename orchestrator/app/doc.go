@@ -34,12 +34,27 @@
 //     stops first, as far as the floor allows.
 //   - Old instances go with the deployment that replaces them, and among them the evicted first.
 //   - Who has a slot stays: nobody else can have its volumes. Why an evicted instance is still there stands in its Why.
+//   - A drain may have a deadline (Snapshot.Drains). Past it who is still there stops whatever the floor, and once nothing else
+//     is left on the node those with slots do too; their volumes stay, and so their next instances wait for the node.
 //   - When an eviction is withdrawn, the heir goes, unless it does more than the one that it came for.
+//
+// # Lost nodes
+//
+// Of an instance whose node does not answer (Status.Away) nobody knows how it is. It does not count as healthy, yet neither
+// a deployment nor an eviction stops it: a network that heals must not stop what it hid.
+//
+//   - After Unreachable.ReplaceAfter it counts no more, also against the ceiling, and another stands in for it
+//     (Instance.Replaces). Should it be heard of again, there is one too many: the one that does less goes, else the one that
+//     stood in. After ExpungeAfter it is given up: its record is over, and its agent stops it when it hears of that.
+//   - Who has a slot is never replaced, unless its app accepts to lose the data (AbandonVolumes). Then it is given up first, and
+//     its volumes with it. Removing the node by hand gives up everything that it ran.
+//   - While many nodes are lost (Snapshot.Outage) nobody is replaced or given up. When that ends by itself, time counts anew.
+//   - A deployment that waits for nothing but lost nodes, or in an outage, does not fail.
 //
 // # Paused deployments
 //
 // While a deployment is paused the mix of versions stays as it is: nothing new is created and nothing old is stopped, as
-// with a paused deployment in Kubernetes. An instance that is lost or evicted meanwhile is replaced by one of the version
+// with a paused deployment in Kubernetes. An instance that is lost, evicted or on a lost node meanwhile is replaced by one of the version
 // it had.
 // The time spent paused does not count against the deadline.
 //

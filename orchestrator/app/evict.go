@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/gantry-os/gantry/model"
 )
@@ -43,6 +44,45 @@ func evictedWhy(e *model.Eviction) string {
 		return cmp.Or(e.Why, "its place is needed by more important work")
 	}
 	return "it has to leave its node" + colon(e.Why)
+}
+
+// retireOverdue stops at once who is still on a node that was to be empty by now, whatever the floor. Who has a slot goes
+// last: once nothing else is left there.
+func (p *planner) retireOverdue() {
+	if !p.evicted {
+		return
+	}
+	overdue := func(m member) (string, string) {
+		if !p.overdue(m) {
+			return "", ""
+		}
+		return evictedWhy(m.Evict), "instance.moving"
+	}
+	p.retire(&p.current, overdue)
+	p.retire(&p.old, overdue)
+}
+
+func (p *planner) overdue(m member) bool {
+	d := p.deadline(m)
+	switch {
+	case d.Deadline.IsZero():
+		return false
+	case d.Deadline.After(p.now):
+		p.d.wakeAt(d.Deadline)
+		return false
+	case m.Slot != 0 && d.Others:
+		p.d.wakeAt(p.now.Add(time.Second))
+		return false
+	}
+	return true
+}
+
+// deadline returns by when the node of m is to be empty, if it is.
+func (p *planner) deadline(m member) Drain {
+	if m.Evict == nil || m.Evict.Kind != model.EvictDrain || m.Node == "" {
+		return Drain{}
+	}
+	return p.s.Drains[m.Node]
 }
 
 // findHeirs finds out who takes over from whom. Only current instances do, and while the app's deployment is paused any.
@@ -152,6 +192,7 @@ func (p *planner) moveWhilePaused(dep *model.Deployment) {
 	p.retireMoved(&p.old)
 	p.retireNeedless()
 	p.repay(dep)
+	p.standIn()
 	if p.ceiling == p.count {
 		return
 	}
@@ -181,7 +222,7 @@ func (p *planner) needless(m member) bool {
 }
 
 func needlessWhy(m member) string {
-	return fmt.Sprintf("%s need not leave its node any more", m.Replaces)
+	return fmt.Sprintf("it came for %s, which can stay", m.Replaces)
 }
 
 // repay replaces those that were evicted during the pause, since the count, which else asks for it, rests.
@@ -220,14 +261,19 @@ func (p *planner) stays(m member) string {
 	if m.Evict == nil || m.Node == "" {
 		return ""
 	}
-	var why string
+	var why, until string
+	if d := p.deadline(m).Deadline; !d.IsZero() {
+		until = " until " + d.UTC().Format(time.RFC3339)
+	}
 	switch h, ok := p.heirs[m.ID]; {
 	case m.Slot != 0:
-		why = "stays, since its persistent volumes are on its node"
+		why = "stays" + until + ", since its persistent volumes are on its node"
 	case ok && h.rank < m.rank:
 		why = fmt.Sprintf("stays until %s has taken over", h.ID)
+	case !m.Status.Away.IsZero():
+		why = "stays, since its node does not answer"
 	case !p.spare(m):
-		why = fmt.Sprintf("stays, since the floor is %d healthy (update.minHealthy)", p.floor)
+		why = fmt.Sprintf("stays%s, since the floor is %d healthy (update.minHealthy)", until, p.floor)
 	case p.room() <= 0:
 		why = fmt.Sprintf("stays while no further instance may exist: at most %d (update.maxSurge)", p.ceiling)
 	default:

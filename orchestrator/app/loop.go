@@ -179,12 +179,33 @@ func (l *Loop) mark(v state.View, c state.Changes) {
 			l.know(d)
 		}
 	}
+	for id := range c.Nodes {
+		if set := v.Settings(id); set != nil && !set.Deadline.IsZero() {
+			l.markOn(v, id)
+		}
+	}
+	if c.Cluster {
+		for n := range v.Nodes() {
+			if n.State != model.NodeReady {
+				l.markOn(v, n.ID)
+			}
+		}
+	}
 	for id := range c.Instances {
 		i := v.Instance(id)
 		if i == nil {
 			continue // only this loop deletes them
 		}
-		if _, ok := l.settled[i.App]; !ok || !i.Live() || i.Evict != nil {
+		if _, ok := l.settled[i.App]; !ok || !i.Live() || i.Evict != nil || !i.Status.Away.IsZero() {
+			l.dirty[i.App] = struct{}{}
+		}
+	}
+}
+
+// markOn marks the apps that have instances on a node.
+func (l *Loop) markOn(v state.View, node model.NodeID) {
+	for i := range v.InstancesOn(node) {
+		if !i.Over() {
 			l.dirty[i.App] = struct{}{}
 		}
 	}

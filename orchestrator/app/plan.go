@@ -23,6 +23,7 @@ type Keep struct {
 // Decisions is what has to be written for one app. The zero Decisions change nothing.
 type Decisions struct {
 	Create            []Create
+	Expunge           []Expunge
 	Stop              []Stop
 	Stay              []Stay
 	Forget            []model.InstanceID // delete the records of these
@@ -54,6 +55,12 @@ type Stop struct {
 	Event string // type of the event that tells of it, when it is neither instance.stopping nor instance.lost
 }
 
+// Expunge gives up an instance whose node does not answer: it is over, whatever the node may still run.
+type Expunge struct {
+	ID  model.InstanceID
+	Why string
+}
+
 // Stay says what an instance waits for that has to leave its node; nothing once it need not.
 type Stay struct {
 	ID  model.InstanceID
@@ -68,7 +75,7 @@ func (d *Decisions) Empty() bool {
 
 // size returns how many instance records d writes.
 func (d *Decisions) size() int {
-	n := len(d.Stop) + len(d.Stay) + len(d.Forget)
+	n := len(d.Expunge) + len(d.Stop) + len(d.Stay) + len(d.Forget)
 	for _, c := range d.Create {
 		n += c.Count
 	}
@@ -89,6 +96,9 @@ func Plan(s Snapshot, keep Keep, now time.Time) Decisions {
 		p.sort()
 		p.stopAll("its app does not exist")
 	case s.App.Removing:
+		if t := s.target(); t != nil {
+			p.unreachable = t.Spec.WithDefaults().Unreachable
+		}
 		p.sort()
 		p.remove()
 	case s.target() == nil:
@@ -148,6 +158,13 @@ type planner struct {
 	freed        int               // of stops, those over at once
 	created      int
 
+	unreachable *model.Unreachable        // what becomes of instances on lost nodes; nil for nothing
+	off         []*model.Instance         // on lost nodes, not over, and none of the lists above: replaced
+	gone        []*model.Instance         // on lost nodes, that this plan gives up
+	away        int                       // on lost nodes, whatever becomes of them
+	standIns    map[model.InstanceID]bool // for whom another came that is not over, once it was needed
+	resting     int                       // of away, those that an outage keeps from being replaced
+
 	evicted bool                      // some live ones have to leave their nodes
 	heirs   map[model.InstanceID]heir // by the live instance that each takes over from
 	pairs   int                       // heirs of leaving current ones, above the count
@@ -157,7 +174,7 @@ type planner struct {
 func (p *planner) policy(target *model.AppVersion) {
 	p.target, p.spec = target, target.Spec.WithDefaults()
 	p.count, p.floor, p.ceiling = p.spec.Count(), p.spec.Floor(), p.spec.Ceiling()
-	p.stateful = p.spec.Stateful()
+	p.stateful, p.unreachable = p.spec.Stateful(), p.spec.Unreachable
 }
 
 // sort puts every instance where it belongs.
@@ -168,6 +185,7 @@ func (p *planner) sort() {
 			p.lost = append(p.lost, i)
 		case i.Over():
 			p.past = append(p.past, i)
+		case !i.Status.Away.IsZero() && p.writeOff(i):
 		case i.Desired != model.Run:
 			p.ending = append(p.ending, i)
 			if !p.kinOf(i.Version).current {
@@ -281,8 +299,12 @@ func (p *planner) halt(m member, why, event string) {
 }
 
 // spare reports whether the floor lets m go. While it is not reached, what has only just become ready stays too: it is
-// on its way to count.
+// on its way to count. Of whom nobody knows how it is, nobody can say that it is of no use: a network that heals must not
+// stop what it hid.
 func (p *planner) spare(m member) bool {
+	if !m.Status.Away.IsZero() {
+		return false
+	}
 	switch m.rank {
 	case healthy:
 		return p.counted > p.floor
@@ -314,6 +336,7 @@ func (p *planner) advance() {
 	paused := dep != nil && dep.State == model.DeployPaused
 	p.supersede()
 	p.preempt()
+	p.retireOverdue()
 	p.findHeirs(paused)
 	p.replaceLost(paused)
 	if paused {

@@ -47,11 +47,22 @@ func (w *world) deploy() {
 	if w.rnd.IntN(2) == 0 {
 		spec.KillOrder = model.OldestFirst
 	}
+	if w.rnd.IntN(3) == 0 {
+		spec.Unreachable = &model.Unreachable{ReplaceAfter: model.Duration(3 * time.Second), ExpungeAfter: model.Duration(8 * time.Second)}
+	} else if w.rnd.IntN(4) == 0 {
+		spec.Unreachable = &model.Unreachable{Never: true}
+	}
 	switch last := len(w.snap.Versions) - 1; {
 	case last >= 0 && w.rnd.IntN(2) == 0:
 		spec.Containers, spec.Volumes = w.snap.Versions[last].Spec.Containers, w.snap.Versions[last].Spec.Volumes
 	case w.rnd.IntN(3) == 0:
 		spec.Volumes = []model.Volume{{Name: "data", Persistent: &model.Persistent{Size: model.GiB}}}
+	}
+	if spec.Stateful() {
+		spec.Unreachable = nil
+		if w.rnd.IntN(4) == 0 {
+			spec.Unreachable = &model.Unreachable{AbandonVolumes: true, ReplaceAfter: model.Duration(5 * time.Second)}
+		}
 	}
 	switch {
 	case spec.Validate() == nil:
@@ -138,6 +149,12 @@ func (w *world) index(id model.InstanceID) int {
 
 // apply carries out d as Loop.apply does.
 func (w *world) apply(d Decisions) {
+	for _, x := range d.Expunge {
+		w.replace(w.index(x.ID), func(i *model.Instance) {
+			i.Desired, i.Why = model.Halt, x.Why
+			i.Status.Phase, i.Status.Ready, i.Status.Since = model.PhaseStopped, false, w.now
+		})
+	}
 	for _, st := range d.Stop {
 		w.replace(w.index(st.ID), func(i *model.Instance) {
 			i.Desired, i.Why = model.Halt, st.Why
@@ -192,6 +209,7 @@ func (w *world) apply(d Decisions) {
 // live through something: an agent's report, a loss, an eviction, or time.
 func (w *world) happen() {
 	w.now = w.now.Add(time.Duration(w.rnd.IntN(4)) * time.Second)
+	w.outage()
 	for n := range w.snap.Instances {
 		i := w.snap.Instances[n]
 		if i.Over() || w.rnd.IntN(2) == 0 {
@@ -199,9 +217,51 @@ func (w *world) happen() {
 		}
 		w.replace(n, func(i *model.Instance) {
 			w.evict(i)
+			if w.lose(i) {
+				return
+			}
 			w.report(i)
 		})
 	}
+}
+
+// lose lets the node of an instance be lost now and then, and come back. It reports whether nobody speaks for i.
+func (w *world) lose(i *model.Instance) bool {
+	switch away := !i.Status.Away.IsZero(); {
+	case i.Node == "":
+		return false
+	case !away && w.rnd.IntN(10) == 0:
+		i.Status.Away = w.now
+	case away && w.rnd.IntN(5) == 0:
+		i.Status.Away = time.Time{}
+	}
+	return !i.Status.Away.IsZero()
+}
+
+// outage begins or ends one now and then.
+func (w *world) outage() {
+	switch {
+	case w.rnd.IntN(15) != 0:
+	case w.snap.Outage == nil:
+		w.snap.Outage = &model.Outage{Since: w.now, Noted: w.now, Lost: 3, Nodes: 5}
+	default:
+		w.snap.Outage = nil
+		if w.rnd.IntN(2) == 0 {
+			w.snap.Healed = w.now
+		}
+	}
+}
+
+// writtenOff returns how many instances that are not over count no more, since their nodes have not answered for so long.
+func (w *world) writtenOff() int {
+	n := 0
+	for _, i := range w.snap.Instances {
+		p := planner{s: w.snap, now: w.now}
+		if p.policy(w.snap.target()); !i.Over() && !i.Status.Away.IsZero() && p.writeOff(i) {
+			n++
+		}
+	}
+	return n
 }
 
 // evict wishes now and then that an instance leaves its node, or that it need not after all.
@@ -294,6 +354,13 @@ func (w *world) check(t *testing.T, at string) Decisions {
 	}
 	w.apply(d)
 	_, exist := w.live()
+	exist -= w.writtenOff()
+	for _, st := range d.Stop {
+		if i := w.snap.Instances[w.index(st.ID)]; !i.Status.Away.IsZero() && i.Version != target.Version && i.Evict == nil && !i.Over() &&
+			w.snap.version(i.Version).Template() != target.Template() {
+			t.Fatalf("%s: %s is stopped for a newer version while nobody knows how it is: %+v", at, i.ID, d)
+		}
+	}
 	if exist > max(ceiling, existed) || len(d.Create) > 0 && exist > ceiling {
 		t.Fatalf("%s: %d instances exist, %d before; the ceiling is %d: %+v", at, exist, existed, ceiling, d)
 	}
@@ -348,6 +415,7 @@ func TestPlanConverges(t *testing.T) {
 // allWell lets everything end, start or become healthy, and what cannot leave stay.
 func (w *world) allWell() {
 	w.now = w.now.Add(4 * time.Second)
+	w.snap.Outage = nil
 	for n := range w.snap.Instances {
 		i := w.snap.Instances[n]
 		if i.Over() {
@@ -357,6 +425,7 @@ func (w *world) allWell() {
 			if i.Slot != 0 && i.Desired == model.Run {
 				i.Evict = nil
 			}
+			i.Status.Away = time.Time{}
 			switch {
 			case i.Desired == model.Halt:
 				i.Status = model.Status{Phase: model.PhaseStopped, Since: w.now}

@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/gantry-os/gantry/model"
 )
@@ -21,7 +22,9 @@ func names(list []*model.Instance, detail func(*model.Instance) string) string {
 	}
 	out := string(list[0].ID)
 	if detail != nil {
-		out += " (" + detail(list[0]) + ")"
+		if text := detail(list[0]); text != "" {
+			out += " (" + text + ")"
+		}
 	}
 	if len(list) > 1 {
 		out += fmt.Sprintf(" and %d more", len(list)-1)
@@ -52,6 +55,7 @@ func (p *planner) waits() string {
 		case m.rank == healthy:
 		case m.rank == unplaced && m.Pending != "":
 			pending = append(pending, m.Instance)
+		case !m.Status.Away.IsZero(): // see hidden
 		case m.rank == idle && m.Status.Attempt > 1:
 			crashing = append(crashing, m.Instance)
 		case m.rank == idle && m.Status.Phase == model.PhaseRunning && m.Status.Healthy == model.Unhealthy:
@@ -60,9 +64,12 @@ func (p *planner) waits() string {
 			coming = append(coming, m.Instance)
 		}
 	}
+	away := p.hidden()
 	switch {
 	case len(pending) > 0:
 		return p.waitsForPlace(pending)
+	case len(away) > 0:
+		return p.waitsForNode(away)
 	case len(crashing) > 0:
 		return "; waits: " + crashes(worst(crashing)) + more(len(crashing)-1)
 	case len(failing) > 0:
@@ -82,6 +89,25 @@ func (p *planner) waitsForPlace(pending []*model.Instance) string {
 	return out
 }
 
+// waitsForNode says what becomes of those whose nodes do not answer.
+func (p *planner) waitsForNode(away []*model.Instance) string {
+	out := fmt.Sprintf("; waits: the node of %s does not answer", names(away, nil))
+	at := p.unreachable.ReplaceAt(p.replaceFrom(away[0]))
+	switch {
+	case away[0].Desired == model.Halt:
+		out += ", so it cannot stop"
+	case at.IsZero() && p.stateful:
+		out += ", and its persistent volumes are there"
+	case at.IsZero():
+		out += ", and it is not to be replaced (unreachable.never)"
+	case p.resting > 0:
+		out += "; " + p.s.Outage.Words()
+	case at.After(p.now):
+		out += fmt.Sprintf("; it is replaced at %s", at.UTC().Format(time.TimeOnly+" MST"))
+	}
+	return out
+}
+
 func (p *planner) waitsForOld() string {
 	switch {
 	case p.created > 0:
@@ -89,7 +115,7 @@ func (p *planner) waitsForOld() string {
 	case p.held > 0:
 		return fmt.Sprintf("; %s ended moments after creation, and will be replaced soon", count(p.held, "instance"))
 	case len(p.ending) > 0:
-		return "; waiting for " + names(p.ending, nil) + " to stop"
+		return "; waiting for " + names(p.ending, endingOn) + " to stop"
 	case len(p.old) > 0:
 		return fmt.Sprintf("; nothing can be replaced: the floor is %d healthy and only %d are",
 			p.floor, countHealthy(p.current)+countHealthy(p.old))
@@ -108,6 +134,14 @@ func (p *planner) stage(i *model.Instance) string {
 		return "running, not ready" + colon(i.Status.Message)
 	}
 	return fmt.Sprintf("healthy for less than %v", *p.spec.Update.MinHealthyTime)
+}
+
+// endingOn says what keeps an instance from ending.
+func endingOn(i *model.Instance) string {
+	if i.Status.Away.IsZero() {
+		return ""
+	}
+	return "its node does not answer"
 }
 
 func worst(list []*model.Instance) *model.Instance {

@@ -168,8 +168,16 @@ func (c *cluster) agent() {
 	}
 	c.update(func(tx *state.Tx) {
 		for i := range tx.Instances() {
-			if i.Node == "" || i.Over() || c.hands[i.ID] {
+			n := tx.Node(i.Node)
+			if i.Node == "" || i.Over() || c.hands[i.ID] || n != nil && n.State != model.NodeReady {
 				continue
+			}
+			if !i.Status.Away.IsZero() { // the first that its agent does is to tell how it is
+				s := i.Status
+				s.Away = time.Time{}
+				i = i.Clone()
+				i.Status = s
+				tx.PutInstance(i)
 			}
 			shell := tx.Version(i.App, i.Version).Spec.Containers[0].Shell
 			switch {
@@ -233,6 +241,10 @@ func (c *cluster) command(line string) {
 	run, ok := map[string]func(){
 		"node":     func() { c.node(arg(0), opts) },
 		"rmnode":   func() { c.removeNode(model.NodeID(arg(0))) },
+		"lose":     func() { c.lose(model.NodeID(arg(0))) },
+		"back":     func() { c.back(model.NodeID(arg(0))) },
+		"outage":   func() { c.outage(arg(0) == "on") },
+		"drain":    func() { c.drain(model.NodeID(arg(0)), opts) },
 		"app":      func() { c.app(model.AppID(arg(0)), opts) },
 		"restart":  func() { c.restart(model.AppID(arg(0))) },
 		"rollback": func() { c.rollback(model.AppID(arg(0)), number(arg(1))) },
@@ -322,6 +334,52 @@ func (c *cluster) removeNode(id model.NodeID) {
 	})
 }
 
+// lose makes a node unreachable, as fleet does.
+func (c *cluster) lose(id model.NodeID) {
+	c.update(func(tx *state.Tx) {
+		n := *tx.Node(id)
+		n.State, n.Lost = model.NodeUnreachable, c.now
+		tx.PutNode(&n)
+		for i := range tx.InstancesOn(id) {
+			if !i.Over() {
+				i = i.Clone()
+				i.Status.Away = c.now
+				tx.PutInstance(i)
+			}
+		}
+	})
+}
+
+// back lets a node answer again; its agent tells how its instances are unless it is off.
+func (c *cluster) back(id model.NodeID) {
+	c.update(func(tx *state.Tx) {
+		n := *tx.Node(id)
+		n.State = model.NodeReady
+		tx.PutNode(&n)
+	})
+}
+
+func (c *cluster) outage(on bool) {
+	c.update(func(tx *state.Tx) {
+		next := model.Cluster{Healed: c.now}
+		if on {
+			next.Outage = &model.Outage{Since: c.now, Noted: c.now, Lost: 4, Nodes: 10}
+		}
+		tx.PutCluster(&next)
+	})
+}
+
+// drain wants a node to be empty, after=... from now whatever it takes.
+func (c *cluster) drain(id model.NodeID, opts map[string]string) {
+	c.update(func(tx *state.Tx) {
+		s := &model.NodeSettings{ID: id, Draining: true, Why: opts["why"]}
+		if v, ok := opts["after"]; ok {
+			s.Deadline = c.now.Add(must(time.ParseDuration(v)))
+		}
+		tx.PutSettings(s)
+	})
+}
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -357,6 +415,12 @@ func setOption(s *model.Spec, key, val string) {
 	if s.Update == nil {
 		s.Update = &model.Update{}
 	}
+	unreachable := func() *model.Unreachable {
+		if s.Unreachable == nil {
+			s.Unreachable = &model.Unreachable{}
+		}
+		return s.Unreachable
+	}
 	duration := func() model.Duration { return must(model.ParseDuration(val)) }
 	switch key {
 	case "n":
@@ -387,6 +451,14 @@ func setOption(s *model.Spec, key, val string) {
 		s.Update.MinHealthyTime = &d
 	case "deadline":
 		s.Update.Deadline = duration()
+	case "replace":
+		unreachable().ReplaceAfter = duration()
+	case "expunge":
+		unreachable().ExpungeAfter = duration()
+	case "never":
+		unreachable().Never = val == "true"
+	case "abandon":
+		unreachable().AbandonVolumes = val == "true"
 	case "norollback":
 		s.Update.NoRollback = val == "true"
 	default:
@@ -563,6 +635,9 @@ func (c *cluster) line(i *model.Instance) string {
 		out += " (to stop: " + i.Why + ")"
 	case i.Why != "":
 		out += " (" + i.Why + ")"
+	}
+	if !i.Status.Away.IsZero() && !i.Over() {
+		out += " away"
 	}
 	if i.Status.Ready {
 		out += " ready"

@@ -15,7 +15,7 @@ func (p *planner) fill() {
 		leave = leave[:max(0, min(len(leave), p.room()-short))]
 	}
 	c := Create{Version: p.target.Version, Count: short + len(leave)}
-	old := p.heirless(p.old) // what is missing replaces them anyway
+	old := append(p.heirless(p.old), p.unreplaced()...) // what is missing replaces them anyway
 	for _, i := range append(leave, old[:min(len(old), short)]...) {
 		c.Replaces = append(c.Replaces, i.ID)
 	}

@@ -43,6 +43,7 @@ const (
 	tagEvictWhy
 	tagEvictTo
 	tagEvictAt
+	tagAway
 )
 
 // Tags within a task.
@@ -150,6 +151,7 @@ func (w *writer) placement(i *model.Instance) {
 		w.text(tagEvictTo, string(e.To))
 		w.time(tagEvictAt, e.At)
 	}
+	w.time(tagAway, i.Status.Away)
 }
 
 func appendTask(b []byte, t *model.TaskStatus) []byte {
@@ -298,6 +300,8 @@ func decodeInstance(id model.InstanceID, b []byte) (*model.Instance, error) {
 			e.To = model.NodeID(r.text())
 		case tagEvictAt:
 			e.At = r.time()
+		case tagAway:
+			s.Away = r.time()
 		default:
 			return nil, errUnknownTag
 		}

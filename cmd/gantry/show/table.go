@@ -157,7 +157,7 @@ var stateColors = map[string]lipgloss.Color{
 	"running": green, "healthy": green, "ready": green, "succeeded": green,
 	"deploying": yellow, "paused": yellow, "waiting": yellow, "pending": yellow, "assigned": yellow,
 	"preparing": yellow, "starting": yellow, "stopping": yellow, "removing": yellow, "not-ready": yellow,
-	"cordoned": yellow, "draining": yellow, "maintenance": yellow,
+	"cordoned": yellow, "draining": yellow, "maintenance": yellow, "unstable": yellow,
 	"degraded": red, "unhealthy": red, "backoff": red, "failed": red, "rolledback": red, "unreachable": red,
 }
 
