@@ -85,13 +85,13 @@ func removedWords(r *client.RemovedNode) string {
 // resumeReplacement ends an outage by hand.
 func (s *server) resumeReplacement(ctx context.Context, _ *none) (*reply[client.Info], error) {
 	err := s.update(ctx, func(tx *state.Tx) error {
-		old := tx.Cluster()
+		old := tx.Losses()
 		if old == nil || old.Outage == nil {
 			return conflict("instances on lost nodes are replaced as their apps say: there is no outage")
 		}
 		next := *old
 		next.Outage, next.Resumed = nil, s.Now()
-		tx.PutCluster(&next)
+		tx.PutLosses(&next)
 		tx.Emit(model.Event{Type: "cluster.resumed", Message: "instances on lost nodes are replaced again, since an operator says so"})
 		return nil
 	})
@@ -113,7 +113,7 @@ func awayWords(v state.View, i *model.Instance) string {
 		return text
 	}
 	from := i.Status.Away
-	if c := v.Cluster(); c != nil && from.Before(c.Healed) {
+	if c := v.Losses(); c != nil && from.Before(c.Healed) {
 		from = c.Healed
 	}
 	u, o := t.Spec.WithDefaults().Unreachable, v.Outage()

@@ -68,7 +68,7 @@ func TestLostInstancesSayWhatBecomesOfThem(t *testing.T) {
 		}
 	}
 	d.put(func(tx *state.Tx) {
-		tx.PutCluster(&model.Cluster{Outage: &model.Outage{Since: epoch, Noted: epoch.Add(time.Hour), Lost: 4, Nodes: 10}})
+		tx.PutLosses(&model.Losses{Outage: &model.Outage{Since: epoch, Noted: epoch.Add(time.Hour), Lost: 4, Nodes: 10}})
 	})
 	if got := why("/web"); !strings.Contains(got, "are not replaced for now: 4 of 10 nodes were lost") {
 		t.Errorf("in an outage: %q", got)
@@ -76,7 +76,7 @@ func TestLostInstancesSayWhatBecomesOfThem(t *testing.T) {
 	if got := must(d.c.Info(ctx))(t).Notice; !strings.Contains(got, "4 of 10") {
 		t.Errorf("the notice is %q", got)
 	}
-	if got := must(d.c.ResumeReplacement(ctx))(t); got.Notice != "" || d.db.View().Outage() != nil || d.db.View().Cluster().Resumed.IsZero() {
+	if got := must(d.c.ResumeReplacement(ctx))(t); got.Notice != "" || d.db.View().Outage() != nil || d.db.View().Losses().Resumed.IsZero() {
 		t.Errorf("after it was ended by hand: %+v", got)
 	}
 	d.refusals("POST", "/v1/cluster/resume-replacement", map[string]string{``: "409 no outage"})

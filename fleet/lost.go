@@ -269,8 +269,8 @@ func (f *Fleet) judge(tx *state.Tx, now time.Time) {
 	if many == (old != nil) {
 		return
 	}
-	var next model.Cluster
-	if c := tx.Cluster(); c != nil {
+	var next model.Losses
+	if c := tx.Losses(); c != nil {
 		next = *c
 	}
 	e := model.Event{Type: "cluster.healed", Message: fmt.Sprintf("instances on lost nodes are replaced again: %d of %d nodes are lost", lost, nodes)}
@@ -281,7 +281,7 @@ func (f *Fleet) judge(tx *state.Tx, now time.Time) {
 		next.Outage = &model.Outage{Since: first, Noted: now, Lost: lost, Nodes: nodes}
 		e = model.Event{Type: "cluster.outage", Message: next.Outage.Words()}
 	}
-	tx.PutCluster(&next)
+	tx.PutLosses(&next)
 	tx.Emit(e)
 }
 
@@ -291,7 +291,7 @@ func (f *Fleet) outageFrom(tx *state.Tx, now time.Time) time.Time {
 		return o.Since
 	}
 	from := now.Add(-f.cfg.Loss.OutageWindow)
-	if c := tx.Cluster(); c != nil && c.Resumed.After(from) {
+	if c := tx.Losses(); c != nil && c.Resumed.After(from) {
 		return c.Resumed
 	}
 	return from

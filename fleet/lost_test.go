@@ -254,7 +254,7 @@ func TestOutage(t *testing.T) {
 		lose(4, 7)
 		pass(15 * time.Second)
 		want(true, "with 4 more lost")
-		r.update(func(tx *state.Tx) { tx.PutCluster(&model.Cluster{Resumed: time.Now()}) })
+		r.update(func(tx *state.Tx) { tx.PutLosses(&model.Losses{Resumed: time.Now()}) })
 		lose(7, 9)
 		pass(time.Minute)
 		want(false, "after it was ended by hand")

@@ -86,11 +86,11 @@ const (
 	KindPool
 	KindReservation
 	KindVolume
-	KindCluster // there is one
+	KindLosses // there is one
 )
 
 var kindNames = [...]string{
-	"app", "version", "instance", "deployment", "node", "settings", "role", "pool", "reservation", "volume", "cluster",
+	"app", "version", "instance", "deployment", "node", "settings", "role", "pool", "reservation", "volume", "losses",
 }
 
 func (k Kind) String() string { return kindNames[k] }
@@ -134,8 +134,8 @@ func KeyOf(val any) (Key, bool) {
 		return Key{KindReservation, v.ID}, true
 	case *model.PersistentVolume:
 		return Key{KindVolume, string(v.ID)}, true
-	case *model.Cluster:
-		return Key{KindCluster, model.ClusterID}, true
+	case *model.Losses:
+		return Key{KindLosses, model.LossesID}, true
 	}
 	return Key{}, false
 }

@@ -30,7 +30,7 @@ type tables struct {
 	reserved    *btree.Map[string, *model.Reservation]
 	volumes     *btree.Map[model.VolumeID, *model.PersistentVolume]
 	volumesOn   *btree.Map[string, *model.PersistentVolume] // by node, NUL, volume
-	cluster     *model.Cluster                              // nil for nothing
+	losses      *model.Losses                               // nil for nothing
 	events      []model.Event
 }
 
@@ -65,7 +65,7 @@ func (t *tables) clone() *tables {
 		byApp: fork(t.byApp), byNode: fork(t.byNode), pending: fork(t.pending),
 		deployments: fork(t.deployments), active: fork(t.active), nodes: fork(t.nodes), events: t.events,
 		settings: fork(t.settings), roles: fork(t.roles), pools: fork(t.pools), reserved: fork(t.reserved), volumes: fork(t.volumes),
-		volumesOn: fork(t.volumesOn), cluster: t.cluster,
+		volumesOn: fork(t.volumesOn), losses: t.losses,
 	}
 }
 
@@ -119,8 +119,8 @@ func (t *tables) set(key Key, val any) uint64 {
 		put(t.reserved, key.ID, val)
 	case KindVolume:
 		t.setVolume(model.VolumeID(key.ID), val)
-	case KindCluster:
-		t.cluster, _ = val.(*model.Cluster)
+	case KindLosses:
+		t.losses, _ = val.(*model.Losses)
 	}
 	return was
 }
@@ -190,7 +190,7 @@ func setRevision(val any, rev uint64) {
 		v.Revision = rev
 	case *model.PersistentVolume:
 		v.Revision = rev
-	case *model.Cluster:
+	case *model.Losses:
 		v.Revision = rev
 	}
 }

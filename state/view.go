@@ -153,12 +153,12 @@ func (v View) VolumesOn(node model.NodeID) iter.Seq[*model.PersistentVolume] {
 	return below(v, v.t.volumesOn, string(node))
 }
 
-// Cluster returns what there is to know of the cluster as a whole, nil for nothing.
-func (v View) Cluster() *model.Cluster { return v.t.cluster }
+// Losses returns what is known of losses of many nodes, nil for nothing.
+func (v View) Losses() *model.Losses { return v.t.losses }
 
 // Outage returns the loss of many nodes that goes on, nil for none.
 func (v View) Outage() *model.Outage {
-	if c := v.t.cluster; c != nil {
+	if c := v.t.losses; c != nil {
 		return c.Outage
 	}
 	return nil
@@ -311,8 +311,8 @@ func (tx *Tx) PutVolume(v *model.PersistentVolume) { tx.put(v) }
 // DeleteVolume deletes a persistent volume.
 func (tx *Tx) DeleteVolume(id model.VolumeID) { tx.write(Key{KindVolume, string(id)}, nil) }
 
-// PutCluster writes c.
-func (tx *Tx) PutCluster(c *model.Cluster) { tx.put(c) }
+// PutLosses writes c.
+func (tx *Tx) PutLosses(c *model.Losses) { tx.put(c) }
 
 // Emit publishes an event once the transaction is durable. Seq and At are filled in then.
 func (tx *Tx) Emit(e model.Event) { tx.events = append(tx.events, e) }
@@ -375,9 +375,9 @@ func (t *tables) revision(key Key) uint64 {
 		if v := get(t.volumes, model.VolumeID(key.ID)); v != nil {
 			return v.Revision
 		}
-	case KindCluster:
-		if t.cluster != nil {
-			return t.cluster.Revision
+	case KindLosses:
+		if t.losses != nil {
+			return t.losses.Revision
 		}
 	}
 	return 0

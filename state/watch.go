@@ -19,7 +19,7 @@ type Changes struct {
 	Nodes       map[model.NodeID]struct{} // their records or their settings
 	Volumes     map[model.VolumeID]struct{}
 	Rules       bool          // a role, a pool or a reservation: they are few
-	Cluster     bool          // the record of the cluster
+	Losses      bool          // the record of losses of many nodes
 	Events      []model.Event // at most the newest few thousand
 }
 
@@ -137,8 +137,8 @@ func (c *Changes) hint(key Key) {
 		mark(&c.Volumes, model.VolumeID(key.ID))
 	case KindRole, KindPool, KindReservation:
 		c.Rules = true
-	case KindCluster:
-		c.Cluster = true
+	case KindLosses:
+		c.Losses = true
 	case KindVersion: // comes with a change of its app
 	}
 }

@@ -184,7 +184,7 @@ func (l *Loop) mark(v state.View, c state.Changes) {
 			l.markOn(v, id)
 		}
 	}
-	if c.Cluster {
+	if c.Losses {
 		for n := range v.Nodes() {
 			if n.State != model.NodeReady {
 				l.markOn(v, n.ID)

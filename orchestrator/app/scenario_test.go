@@ -361,11 +361,11 @@ func (c *cluster) back(id model.NodeID) {
 
 func (c *cluster) outage(on bool) {
 	c.update(func(tx *state.Tx) {
-		next := model.Cluster{Healed: c.now}
+		next := model.Losses{Healed: c.now}
 		if on {
 			next.Outage = &model.Outage{Since: c.now, Noted: c.now, Lost: 4, Nodes: 10}
 		}
-		tx.PutCluster(&next)
+		tx.PutLosses(&next)
 	})
 }
 

@@ -31,7 +31,7 @@ type Drain struct {
 // snapshot reads the records of one app. known are the deployments it may have beside its newest.
 func snapshot(v state.View, id model.AppID, known map[model.DeploymentID]struct{}) Snapshot {
 	s := Snapshot{ID: id, App: v.App(id)}
-	if c := v.Cluster(); c != nil {
+	if c := v.Losses(); c != nil {
 		s.Outage, s.Healed = c.Outage, c.Healed
 	}
 	for ver := range v.Versions(id) {

@@ -101,8 +101,8 @@ func decodeValue(key state.Key, b []byte) (any, error) {
 		return decodeJSON[model.Reservation](b)
 	case key.Kind == state.KindVolume && format == formatJSON:
 		return decodeJSON[model.PersistentVolume](b)
-	case key.Kind == state.KindCluster && format == formatJSON:
-		return decodeJSON[model.Cluster](b)
+	case key.Kind == state.KindLosses && format == formatJSON:
+		return decodeJSON[model.Losses](b)
 	}
 	return nil, fmt.Errorf("format %d is not known; a newer Gantry may have written it", format)
 }

@@ -47,7 +47,7 @@ func TestInstanceSize(t *testing.T) {
 // TestEveryField protects that no field of a record is lost, also fields that the model gains later.
 func TestEveryField(t *testing.T) {
 	for _, val := range []any{&model.App{}, &model.AppVersion{}, &model.Instance{}, &model.Deployment{}, &model.Node{},
-		&model.NodeSettings{}, &model.Role{}, &model.Pool{}, &model.Reservation{}, &model.PersistentVolume{}, &model.Cluster{}} {
+		&model.NodeSettings{}, &model.Role{}, &model.Pool{}, &model.Reservation{}, &model.PersistentVolume{}, &model.Losses{}} {
 		n := 0
 		fillIn(reflect.ValueOf(val).Elem(), &n)
 		reflect.ValueOf(val).Elem().FieldByName("Revision").SetUint(0)
@@ -158,7 +158,7 @@ func FuzzDecode(f *testing.F) {
 	i := typical(1)
 	i.Status.Tasks[0].Exit = &model.Exit{Code: 137, Signal: 9, OOM: true, Peak: 1, Limit: 2, Lost: "reboot", At: i.Created}
 	for kind, val := range []any{&model.App{ID: "/a"}, &model.AppVersion{App: "/a", Spec: &model.Spec{}}, i, &model.Deployment{}, &model.Node{},
-		&model.NodeSettings{}, &model.Role{}, &model.Pool{}, &model.Reservation{}, &model.PersistentVolume{}, &model.Cluster{}} {
+		&model.NodeSettings{}, &model.Role{}, &model.Pool{}, &model.Reservation{}, &model.PersistentVolume{}, &model.Losses{}} {
 		b, err := encode(nil, val)
 		if err != nil {
 			f.Fatal(err)

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// ClusterID is the id of the only Cluster.
-const ClusterID = "cluster"
+// LossesID is the id of the only Losses.
+const LossesID = "losses"
 
-// Cluster is what there is to know of the cluster as a whole. It has no record while there is nothing.
-type Cluster struct {
+// Losses is what is known of losses of many nodes. It has no record while there is nothing.
+type Losses struct {
 	Outage  *Outage   `json:"outage,omitempty" doc:"Many nodes are lost: instances on lost nodes are not replaced."`                                         // fleet; the api ends it on an operator's word
 	Healed  time.Time `json:"healed,omitzero" doc:"When an outage last ended by itself: for instances on nodes that are still lost, time counts from then."` // fleet
 	Resumed time.Time `json:"resumed,omitzero" doc:"When an operator last ended an outage."`                                                                 // api
