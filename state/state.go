@@ -86,10 +86,15 @@ const (
 	KindPool
 	KindReservation
 	KindVolume
+	KindCluster // one record
+	KindMachine
+	KindToken // for joining
+	KindRevocation
 )
 
 var kindNames = [...]string{
 	"app", "version", "instance", "deployment", "node", "settings", "role", "pool", "reservation", "volume",
+	"cluster", "machine", "token", "revocation",
 }
 
 func (k Kind) String() string { return kindNames[k] }
@@ -109,6 +114,9 @@ type Key struct {
 	Kind Kind
 	ID   string
 }
+
+// clusterKey names the only record of its kind.
+var clusterKey = Key{KindCluster, "self"}
 
 // KeyOf returns the key of a record, and whether val is one.
 func KeyOf(val any) (Key, bool) {
@@ -133,6 +141,14 @@ func KeyOf(val any) (Key, bool) {
 		return Key{KindReservation, v.ID}, true
 	case *model.PersistentVolume:
 		return Key{KindVolume, string(v.ID)}, true
+	case *model.Cluster:
+		return clusterKey, true
+	case *model.Machine:
+		return Key{KindMachine, string(v.ID)}, true
+	case *model.JoinToken:
+		return Key{KindToken, v.ID}, true
+	case *model.Revocation:
+		return Key{KindRevocation, model.RevocationKey(v.ID, v.Epoch)}, true
 	}
 	return Key{}, false
 }

@@ -19,6 +19,7 @@ type Changes struct {
 	Nodes       map[model.NodeID]struct{} // their records or their settings
 	Volumes     map[model.VolumeID]struct{}
 	Rules       bool          // a role, a pool or a reservation: they are few
+	Trust       bool          // the cluster, a machine, a join token or a revocation
 	Events      []model.Event // at most the newest few thousand
 }
 
@@ -136,6 +137,8 @@ func (c *Changes) hint(key Key) {
 		mark(&c.Volumes, model.VolumeID(key.ID))
 	case KindRole, KindPool, KindReservation:
 		c.Rules = true
+	case KindCluster, KindMachine, KindToken, KindRevocation:
+		c.Trust = true
 	case KindVersion: // comes with a change of its app
 	}
 }
