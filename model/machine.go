@@ -99,17 +99,20 @@ type Machine struct {
 	Trust   uint64    `json:"trust" doc:"Which change of the cluster's trust it knows."`
 	Serial  string    `json:"serial" doc:"Serial number of the certificate that it was last issued, in hexadecimal."`
 	Expires time.Time `json:"expires" doc:"When that certificate expires."`
+	// Token and Key tell a machine that asks again, since it did not hear that it was admitted, from another.
+	Token string `json:"token,omitempty" doc:"Id of the token it joined with."`
+	Key   string `json:"key,omitempty" doc:"Fingerprint of the public key it joined with."`
 
 	Revision uint64 `json:"-"`
 }
 
-// Revocation refuses one machine, with all certificates of one of its joins. Identity writes it, and deletes it when the
-// last of them has expired.
+// Revocation refuses one machine, with all certificates of one of its joins. Identity writes it, and deletes an agent's when
+// the last of them has expired.
 type Revocation struct {
 	ID    MachineID `json:"id" doc:"Role and name, such as agent/0b9d6b4e."`
 	Epoch string    `json:"epoch" doc:"Which of its joins is refused."`
 	At    time.Time `json:"at" doc:"When it was revoked."`
-	Until time.Time `json:"until" doc:"When all its certificates have expired."`
+	Until time.Time `json:"until" doc:"When all its certificates have expired; zero for a server, which can make more."`
 	Why   string    `json:"why,omitempty" doc:"Why, in the operator's words."`
 
 	Revision uint64 `json:"-"`
