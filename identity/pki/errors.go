@@ -13,6 +13,7 @@ var (
 	ErrTokenSpent   = errors.New("the join token is used up")
 	ErrTokenRole    = errors.New("the join token is for another role")
 	ErrTaken        = errors.New("the name is taken")
+	ErrBusy         = errors.New("that cannot be done now")
 	ErrRevoked      = errors.New("the machine was removed from the cluster")
 	ErrUnknown      = errors.New("the machine is not known here")
 	ErrUntrusted    = errors.New("the certificate is not accepted")
@@ -33,6 +34,7 @@ var wire = []struct {
 	{ErrTokenSpent, "token-spent", http.StatusUnauthorized},
 	{ErrTokenRole, "token-role", http.StatusForbidden},
 	{ErrTaken, "name-taken", http.StatusConflict},
+	{ErrBusy, "busy", http.StatusConflict},
 	{ErrRevoked, "revoked", http.StatusForbidden},
 	{ErrUnknown, "machine-unknown", http.StatusForbidden},
 	{ErrClock, "clock", http.StatusForbidden},

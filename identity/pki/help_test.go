@@ -2,6 +2,7 @@ package pki
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -131,3 +132,5 @@ func handshake(client, server *tls.Config) (cerr, serr error, peer Peer) {
 	peer, _ = PeerOf(cs)
 	return cerr, serr, peer
 }
+
+func agentKey(m *Machine) *ecdsa.PrivateKey { return m.cur.Load().cert.PrivateKey.(*ecdsa.PrivateKey) }

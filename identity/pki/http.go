@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -97,21 +98,21 @@ func (e said) Error() string { return e.detail }
 func (e said) Unwrap() error { return e.kind }
 
 // post sends in as JSON and reads the answer.
-func post[O any](ctx context.Context, c *http.Client, url string, in any) (*O, error) {
+func post[O any](ctx context.Context, c *http.Client, to string, in any) (*O, error) {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, plain(err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
@@ -126,6 +127,15 @@ func post[O any](ctx context.Context, c *http.Client, url string, in any) (*O, e
 		return nil, fmt.Errorf("read the server's answer: %w", err)
 	}
 	return out, nil
+}
+
+// plain drops what the HTTP client puts before an error: the caller names the address.
+func plain(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
 }
 
 func answerError(status int, body []byte) error {
@@ -210,7 +220,7 @@ func Join(ctx context.Context, o JoinOptions) (*Machine, error) {
 		return nil, fmt.Errorf("join %s: %w", o.Addr, err)
 	}
 	if apart := m.now().Sub(out.Now); apart > skew || apart < -skew {
-		return nil, fmt.Errorf("join %s: %w: this machine's is %v from the server's; set them and join again", o.Addr, ErrClock, apart.Round(time.Second))
+		m.logger.Warn("this machine's clock is not that of the server: set both", "ahead", apart.Round(time.Second)) // what it has is good nevertheless
 	}
 	if err := keepAdmission(m, o, out); err != nil {
 		return nil, fmt.Errorf("join %s: %w", o.Addr, err)
@@ -226,7 +236,7 @@ func askToJoin(ctx context.Context, addr string, c *http.Client, in JoinRequest)
 	for try := 1; ; try++ {
 		out, err := post[Admission](ctx, c, "https://"+addr+JoinPath, in)
 		var s said
-		sure := errors.As(err, &s) && !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrFingerprint) || errors.Is(err, ErrClock)
+		sure := errors.As(err, &s) && !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrFingerprint) || errors.Is(err, ErrUntrusted) || errors.Is(err, ErrClock)
 		if err == nil || sure || try == joinTries {
 			return out, err
 		}

@@ -130,7 +130,7 @@ func (r *Registrar) CreateToken(ctx context.Context, spec TokenSpec) (Token, err
 			n++
 		}
 		if n >= maxTokens {
-			return fmt.Errorf("%w: there are %d join tokens: delete some", ErrTaken, n)
+			return fmt.Errorf("%w: there are %d join tokens: delete some", ErrBusy, n)
 		}
 		tx.PutToken(&model.JoinToken{
 			ID: t.ID, Salt: salt, Hash: hashSecret(salt, t.Secret), Role: spec.Role, Created: now, Expires: now.Add(spec.TTL),

@@ -124,7 +124,7 @@ func (r *Registrar) Rotate(ctx context.Context) error {
 	err = r.cfg.Store.Update(ctx, func(tx *state.Tx) error {
 		cur := tx.Cluster()
 		if PhaseOf(cur) != Steady {
-			return fmt.Errorf("%w: the cluster's authority is being rotated already: %s", ErrTaken, RotationOf(tx.View, now).Reason)
+			return fmt.Errorf("%w: the cluster's authority is being rotated already: %s", ErrBusy, RotationOf(tx.View, now).Reason)
 		}
 		if cur.Trust != c.Trust {
 			return errMoved
