@@ -105,7 +105,7 @@ func want(t *testing.T, what string, err, kind error) {
 }
 
 // handshake lets two ends shake hands over a pipe and returns what each says.
-func handshake(client, server *tls.Config) (cerr, serr error, peer Peer) {
+func handshake(client, server *tls.Config) (peer Peer, cerr, serr error) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
@@ -130,7 +130,7 @@ func handshake(client, server *tls.Config) (cerr, serr error, peer Peer) {
 	}
 	serr = <-done
 	peer, _ = PeerOf(cs)
-	return cerr, serr, peer
+	return peer, cerr, serr
 }
 
 func agentKey(m *Machine) *ecdsa.PrivateKey { return m.cur.Load().cert.PrivateKey.(*ecdsa.PrivateKey) }

@@ -87,7 +87,7 @@ func TestJoinServer(t *testing.T) {
 	c.reg = NewRegistrar(RegistrarConfig{Store: c.db, Authority: auth, Now: c.clk.now})
 	c.addr = c.serve(m.ServerTLS(), c.reg.Handler())
 	agent := c.agent("n1")
-	if cerr, serr, peer := handshake(agent.ClientTLS(), c.self.ServerTLS(model.AgentMachine)); cerr != nil || serr != nil || peer != agent.Peer() {
+	if peer, cerr, serr := handshake(agent.ClientTLS(), c.self.ServerTLS(model.AgentMachine)); cerr != nil || serr != nil || peer != agent.Peer() {
 		t.Errorf("what the second server admitted: %v, %v, %v", cerr, serr, peer)
 	}
 }

@@ -381,8 +381,8 @@ func (m *Machine) fits(p *papers, s stored) error {
 type Self struct {
 	Registrar *Registrar // nil before there is a truth
 	Authority *Authority
-	Now       func() time.Time
-	TTL       time.Duration
+	Now       func() time.Time // default time.Now
+	TTL       time.Duration    // default DefaultTTL
 }
 
 // CheckIn implements Door.
@@ -407,6 +407,12 @@ func (s Self) CheckIn(ctx context.Context, in CheckIn) (*Standing, error) {
 }
 
 func (s Self) certify(c *model.Cluster, in CheckIn) (*Standing, error) {
+	if s.Now == nil {
+		s.Now = time.Now
+	}
+	if s.TTL == 0 {
+		s.TTL = DefaultTTL
+	}
 	st := &Standing{Cluster: c.ID, Trust: c.Trust, Roots: rootsOf(c), Issuer: c.Issuer, Now: s.Now()}
 	if in.CSR == nil {
 		return st, nil
