@@ -1,6 +1,7 @@
 // Package identity says who may do what. Today a cluster has one principal, the administrator, who shows a token; or
 // none is asked for, which works on loopback only. Authenticator turns a request into a Principal, and a Principal
-// carries the Access it was granted, which a door compares with what each of its routes asks for.
+// carries the Access it was granted, which a door compares with what each of its routes asks for. Machines recognise
+// each other by certificates: see identity/pki.
 package identity
 
 import (

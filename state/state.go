@@ -86,11 +86,16 @@ const (
 	KindPool
 	KindReservation
 	KindVolume
-	KindLosses // there is one
+	KindLosses  // there is one
+	KindCluster // one record
+	KindMachine
+	KindToken // for joining
+	KindRevocation
 )
 
 var kindNames = [...]string{
-	"app", "version", "instance", "deployment", "node", "settings", "role", "pool", "reservation", "volume", "losses",
+	"app", "version", "instance", "deployment", "node", "settings", "role", "pool", "reservation", "volume",
+	"losses", "cluster", "machine", "token", "revocation",
 }
 
 func (k Kind) String() string { return kindNames[k] }
@@ -110,6 +115,9 @@ type Key struct {
 	Kind Kind
 	ID   string
 }
+
+// clusterKey names the only record of its kind.
+var clusterKey = Key{KindCluster, "self"}
 
 // KeyOf returns the key of a record, and whether val is one.
 func KeyOf(val any) (Key, bool) {
@@ -136,6 +144,14 @@ func KeyOf(val any) (Key, bool) {
 		return Key{KindVolume, string(v.ID)}, true
 	case *model.Losses:
 		return Key{KindLosses, model.LossesID}, true
+	case *model.Cluster:
+		return clusterKey, true
+	case *model.Machine:
+		return Key{KindMachine, string(v.ID)}, true
+	case *model.JoinToken:
+		return Key{KindToken, v.ID}, true
+	case *model.Revocation:
+		return Key{KindRevocation, model.RevocationKey(v.ID, v.Epoch)}, true
 	}
 	return Key{}, false
 }

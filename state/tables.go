@@ -31,6 +31,10 @@ type tables struct {
 	volumes     *btree.Map[model.VolumeID, *model.PersistentVolume]
 	volumesOn   *btree.Map[string, *model.PersistentVolume] // by node, NUL, volume
 	losses      *model.Losses                               // nil for nothing
+	cluster     *btree.Map[string, *model.Cluster]
+	machines    *btree.Map[model.MachineID, *model.Machine]
+	tokens      *btree.Map[string, *model.JoinToken]
+	revoked     *btree.Map[string, *model.Revocation]
 	events      []model.Event
 }
 
@@ -55,6 +59,10 @@ func newTables() *tables {
 		reserved:    &btree.Map[string, *model.Reservation]{},
 		volumes:     &btree.Map[model.VolumeID, *model.PersistentVolume]{},
 		volumesOn:   &btree.Map[string, *model.PersistentVolume]{},
+		cluster:     &btree.Map[string, *model.Cluster]{},
+		machines:    &btree.Map[model.MachineID, *model.Machine]{},
+		tokens:      &btree.Map[string, *model.JoinToken]{},
+		revoked:     &btree.Map[string, *model.Revocation]{},
 	}
 }
 
@@ -65,7 +73,7 @@ func (t *tables) clone() *tables {
 		byApp: fork(t.byApp), byNode: fork(t.byNode), pending: fork(t.pending),
 		deployments: fork(t.deployments), active: fork(t.active), nodes: fork(t.nodes), events: t.events,
 		settings: fork(t.settings), roles: fork(t.roles), pools: fork(t.pools), reserved: fork(t.reserved), volumes: fork(t.volumes),
-		volumesOn: fork(t.volumesOn), losses: t.losses,
+		volumesOn: fork(t.volumesOn), losses: t.losses, cluster: fork(t.cluster), machines: fork(t.machines), tokens: fork(t.tokens), revoked: fork(t.revoked),
 	}
 }
 
@@ -121,6 +129,14 @@ func (t *tables) set(key Key, val any) uint64 {
 		t.setVolume(model.VolumeID(key.ID), val)
 	case KindLosses:
 		t.losses, _ = val.(*model.Losses)
+	case KindCluster:
+		put(t.cluster, key.ID, val)
+	case KindMachine:
+		put(t.machines, model.MachineID(key.ID), val)
+	case KindToken:
+		put(t.tokens, key.ID, val)
+	case KindRevocation:
+		put(t.revoked, key.ID, val)
 	}
 	return was
 }
@@ -191,6 +207,14 @@ func setRevision(val any, rev uint64) {
 	case *model.PersistentVolume:
 		v.Revision = rev
 	case *model.Losses:
+		v.Revision = rev
+	case *model.Cluster:
+		v.Revision = rev
+	case *model.Machine:
+		v.Revision = rev
+	case *model.JoinToken:
+		v.Revision = rev
+	case *model.Revocation:
 		v.Revision = rev
 	}
 }

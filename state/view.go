@@ -164,6 +164,27 @@ func (v View) Outage() *model.Outage {
 	return nil
 }
 
+// Cluster returns what all machines of the cluster trust, nil before its first server has said so.
+func (v View) Cluster() *model.Cluster { return get(v.t.cluster, clusterKey.ID) }
+
+// Machine returns a machine that joined.
+func (v View) Machine(id model.MachineID) *model.Machine { return get(v.t.machines, id) }
+
+// Machines returns all machines that joined, agents first.
+func (v View) Machines() iter.Seq[*model.Machine] { return all(v, v.t.machines) }
+
+// Token returns a join token.
+func (v View) Token(id string) *model.JoinToken { return get(v.t.tokens, id) }
+
+// Tokens returns all join tokens.
+func (v View) Tokens() iter.Seq[*model.JoinToken] { return all(v, v.t.tokens) }
+
+// Revocation returns the revocation under a model.RevocationKey.
+func (v View) Revocation(key string) *model.Revocation { return get(v.t.revoked, key) }
+
+// Revocations returns all revocations.
+func (v View) Revocations() iter.Seq[*model.Revocation] { return all(v, v.t.revoked) }
+
 // Events returns the newest events, oldest first.
 func (v View) Events() []model.Event {
 	n := len(v.t.events)
@@ -314,6 +335,27 @@ func (tx *Tx) DeleteVolume(id model.VolumeID) { tx.write(Key{KindVolume, string(
 // PutLosses writes c.
 func (tx *Tx) PutLosses(c *model.Losses) { tx.put(c) }
 
+// PutCluster writes c.
+func (tx *Tx) PutCluster(c *model.Cluster) { tx.put(c) }
+
+// PutMachine writes m.
+func (tx *Tx) PutMachine(m *model.Machine) { tx.put(m) }
+
+// DeleteMachine deletes a machine.
+func (tx *Tx) DeleteMachine(id model.MachineID) { tx.write(Key{KindMachine, string(id)}, nil) }
+
+// PutToken writes t.
+func (tx *Tx) PutToken(t *model.JoinToken) { tx.put(t) }
+
+// DeleteToken deletes a join token.
+func (tx *Tx) DeleteToken(id string) { tx.write(Key{KindToken, id}, nil) }
+
+// PutRevocation writes r.
+func (tx *Tx) PutRevocation(r *model.Revocation) { tx.put(r) }
+
+// DeleteRevocation deletes the revocation under a model.RevocationKey.
+func (tx *Tx) DeleteRevocation(key string) { tx.write(Key{KindRevocation, key}, nil) }
+
 // Emit publishes an event once the transaction is durable. Seq and At are filled in then.
 func (tx *Tx) Emit(e model.Event) { tx.events = append(tx.events, e) }
 
@@ -378,6 +420,22 @@ func (t *tables) revision(key Key) uint64 {
 	case KindLosses:
 		if t.losses != nil {
 			return t.losses.Revision
+		}
+	case KindCluster:
+		if v := get(t.cluster, key.ID); v != nil {
+			return v.Revision
+		}
+	case KindMachine:
+		if v := get(t.machines, model.MachineID(key.ID)); v != nil {
+			return v.Revision
+		}
+	case KindToken:
+		if v := get(t.tokens, key.ID); v != nil {
+			return v.Revision
+		}
+	case KindRevocation:
+		if v := get(t.revoked, key.ID); v != nil {
+			return v.Revision
 		}
 	}
 	return 0

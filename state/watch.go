@@ -20,6 +20,7 @@ type Changes struct {
 	Volumes     map[model.VolumeID]struct{}
 	Rules       bool          // a role, a pool or a reservation: they are few
 	Losses      bool          // the record of losses of many nodes
+	Trust       bool          // the cluster, a machine, a join token or a revocation
 	Events      []model.Event // at most the newest few thousand
 }
 
@@ -139,6 +140,8 @@ func (c *Changes) hint(key Key) {
 		c.Rules = true
 	case KindLosses:
 		c.Losses = true
+	case KindCluster, KindMachine, KindToken, KindRevocation:
+		c.Trust = true
 	case KindVersion: // comes with a change of its app
 	}
 }

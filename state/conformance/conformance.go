@@ -34,6 +34,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Storage) {
 		{"LoopAndWrite", testLoopAndWrite},
 		{"ViewsStay", testViewsStay},
 		{"AnyOperations", testAnyOperations},
+		{"Trust", testTrust},
 		{"WatchLosesNothing", testWatchLosesNothing},
 		{"WatchFull", testWatchFull},
 		{"EventsFollowWrites", testEventsFollowWrites},
@@ -109,6 +110,18 @@ func dump(v state.View) string {
 	}
 	for d := range v.ActiveDeployments() {
 		fmt.Fprintf(&b, "active %s\n", d.ID)
+	}
+	if c := v.Cluster(); c != nil {
+		line("cluster", c, c.Revision)
+	}
+	for m := range v.Machines() {
+		line("machine", m, m.Revision)
+	}
+	for k := range v.Tokens() {
+		line("token", k, k.Revision)
+	}
+	for r := range v.Revocations() {
+		line("revocation", r, r.Revision)
 	}
 	for n := range v.Nodes() {
 		line("node", n, n.Revision)

@@ -103,6 +103,14 @@ func decodeValue(key state.Key, b []byte) (any, error) {
 		return decodeJSON[model.PersistentVolume](b)
 	case key.Kind == state.KindLosses && format == formatJSON:
 		return decodeJSON[model.Losses](b)
+	case key.Kind == state.KindCluster && format == formatJSON:
+		return decodeJSON[model.Cluster](b)
+	case key.Kind == state.KindMachine && format == formatJSON:
+		return decodeJSON[model.Machine](b)
+	case key.Kind == state.KindToken && format == formatJSON:
+		return decodeJSON[model.JoinToken](b)
+	case key.Kind == state.KindRevocation && format == formatJSON:
+		return decodeJSON[model.Revocation](b)
 	}
 	return nil, fmt.Errorf("format %d is not known; a newer Gantry may have written it", format)
 }

@@ -47,7 +47,8 @@ func TestInstanceSize(t *testing.T) {
 // TestEveryField protects that no field of a record is lost, also fields that the model gains later.
 func TestEveryField(t *testing.T) {
 	for _, val := range []any{&model.App{}, &model.AppVersion{}, &model.Instance{}, &model.Deployment{}, &model.Node{},
-		&model.NodeSettings{}, &model.Role{}, &model.Pool{}, &model.Reservation{}, &model.PersistentVolume{}, &model.Losses{}} {
+		&model.NodeSettings{}, &model.Role{}, &model.Pool{}, &model.Reservation{}, &model.PersistentVolume{}, &model.Losses{},
+		&model.Cluster{}, &model.Machine{}, &model.JoinToken{}, &model.Revocation{}} {
 		n := 0
 		fillIn(reflect.ValueOf(val).Elem(), &n)
 		reflect.ValueOf(val).Elem().FieldByName("Revision").SetUint(0)
@@ -158,7 +159,8 @@ func FuzzDecode(f *testing.F) {
 	i := typical(1)
 	i.Status.Tasks[0].Exit = &model.Exit{Code: 137, Signal: 9, OOM: true, Peak: 1, Limit: 2, Lost: "reboot", At: i.Created}
 	for kind, val := range []any{&model.App{ID: "/a"}, &model.AppVersion{App: "/a", Spec: &model.Spec{}}, i, &model.Deployment{}, &model.Node{},
-		&model.NodeSettings{}, &model.Role{}, &model.Pool{}, &model.Reservation{}, &model.PersistentVolume{}, &model.Losses{}} {
+		&model.NodeSettings{}, &model.Role{}, &model.Pool{}, &model.Reservation{}, &model.PersistentVolume{}, &model.Losses{},
+		&model.Cluster{}, &model.Machine{}, &model.JoinToken{}, &model.Revocation{}} {
 		b, err := encode(nil, val)
 		if err != nil {
 			f.Fatal(err)
@@ -167,7 +169,7 @@ func FuzzDecode(f *testing.F) {
 		f.Add(byte(kind), key.ID, b)
 	}
 	f.Fuzz(func(t *testing.T, kind byte, id string, b []byte) {
-		key := state.Key{Kind: state.Kind(kind % 5), ID: id}
+		key := state.Key{Kind: state.Kind(kind % byte(state.KindRevocation+1)), ID: id}
 		val, err := decode(key, b)
 		if err != nil {
 			return

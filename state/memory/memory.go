@@ -113,6 +113,14 @@ func clone(val any) any {
 		return shallow(v)
 	case *model.PersistentVolume:
 		return shallow(v)
+	case *model.Cluster:
+		return shallow(v)
+	case *model.Machine:
+		return shallow(v)
+	case *model.JoinToken:
+		return shallow(v)
+	case *model.Revocation:
+		return shallow(v)
 	}
 	return nil
 }

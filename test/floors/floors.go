@@ -39,11 +39,11 @@ var Rooms = []Room{
 	{Path: "identity", Floor: 2, May: []string{"model", "state"}, Tests: []string{"state/memory"}},
 	{Path: "agent", Floor: 2, May: []string{"model", "runtime"}, Tests: []string{"runtime/sim", "runtime/process"}},
 
-	{Path: "fleet", Floor: 3, May: []string{"model", "state", "identity", "agent/wire"}, Tests: []string{"state/memory"}},
-	{Path: "api", Floor: 3, May: []string{"model", "state", "identity", "agent/wire", "runtime"}, Tests: []string{"state/memory", "runtime/sim"}},
+	{Path: "fleet", Floor: 3, May: []string{"model", "state", "identity/...", "agent/wire"}, Tests: []string{"state/memory"}},
+	{Path: "api", Floor: 3, May: []string{"model", "state", "identity/...", "agent/wire", "runtime"}, Tests: []string{"state/memory", "runtime/sim"}},
 
 	{Path: "daemon", Floor: 4, May: []string{
-		"model", "state/...", "runtime/...", "scheduler", "orchestrator/...", "identity", "agent/...", "fleet", "api/...",
+		"model", "state/...", "runtime/...", "scheduler", "orchestrator/...", "identity/...", "agent/...", "fleet", "api/...",
 	}},
 
 	{Path: "cmd/gantry", Floor: 5, May: []string{"api/client", "model"}, Files: map[string][]string{
@@ -53,7 +53,7 @@ var Rooms = []Room{
 	}},
 	{Path: "cmd/gantry-oci-shim", Floor: 5, May: []string{"runtime/containerd/shim"}},
 	{Path: "examples", Floor: 5},
-	{Path: "test", Floor: 5, May: []string{"api/client", "model", "runtime/...", "daemon", "state/...", "scheduler/...", "orchestrator/...", "fleet", "api/...", "agent/...", "identity"}},
+	{Path: "test", Floor: 5, May: []string{"api/client", "model", "runtime/...", "daemon", "state/...", "scheduler/...", "orchestrator/...", "fleet", "api/...", "agent/...", "identity/..."}},
 }
 
 // Foreign modules that only their adapters import. Tests may, to look behind one.
