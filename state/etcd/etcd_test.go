@@ -47,7 +47,9 @@ func (s *storage) Open(t *testing.T) *state.DB {
 		s.store = open(t, Config{Dir: s.dir, Ephemeral: true})
 		return s.store.DB
 	}
-	p := &Store{cfg: s.store.cfg, log: s.store.log, member: s.store.member, client: s.store.client, kv: s.store.kv, broken: make(chan struct{})}
+	p := &Store{cfg: s.store.cfg, log: s.store.log, broken: make(chan struct{})}
+	p.living, p.cancel = context.WithCancel(context.Background())
+	p.link.Store(s.store.link.Load())
 	if err := p.attach(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +318,7 @@ func TestNoSpace(t *testing.T) {
 	}
 	err := error(nil)
 	n := 0
-	for ; err == nil && n < 100; n++ {
+	for ; err == nil && n < 1000; n++ { // etcd notices when it next writes its file
 		err = put(n)
 	}
 	if !errors.Is(err, state.ErrNoSpace) {
@@ -332,7 +334,7 @@ func TestNoSpace(t *testing.T) {
 		t.Fatalf("deleting in a full store: %v", err)
 	}
 	s.spaceTried = time.Time{}
-	if err := put(1000); err != nil {
+	if err := put(10_000); err != nil {
 		t.Fatalf("after deleting: %v", err)
 	}
 	closeStore(t, s)
@@ -344,7 +346,7 @@ func TestNoSpace(t *testing.T) {
 func TestGarbage(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, Config{Dir: dir, Ephemeral: true})
-	if _, err := s.client.Put(t.Context(), root+"app//shop/web", "\x01{}garbage"); err != nil {
+	if _, err := s.link.Load().client.Put(t.Context(), root+"app//shop/web", "\x01{}garbage"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), `"/gantry/v1/app//shop/web"`) {
@@ -486,7 +488,7 @@ func TestOldBase(t *testing.T) {
 		first := must(commit(base, 0, "x-"+head, record("x-"+head)))
 		must(commit(base, 0, "y-"+head, record("y-"+head))) // another record: no conflict
 		if head == "deleted" {
-			if _, err := s.client.Delete(t.Context(), headKey); err != nil {
+			if _, err := s.link.Load().client.Delete(t.Context(), headKey); err != nil {
 				t.Fatal(err)
 			}
 		}
