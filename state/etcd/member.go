@@ -176,12 +176,27 @@ func (s *Store) start(ctx context.Context, c *embed.Config, elect func(context.C
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		case <-poll.C:
-			if err = elect(ctx, server); err == nil {
+			if err = elect(ctx, server); err == nil && !l.reads(ctx) {
 				continue
+			}
+			if err == nil {
+				return l, nil
 			}
 		}
 		return nil, errors.Join(err, l.end())
 	}
+}
+
+// reads reports whether a member among others takes part in their work. Etcd calls it ready only once it has told the others its
+// name, which it tries every 7 s when the connections are not there at first.
+func (l *link) reads(ctx context.Context) bool {
+	if server := l.member.Server; len(l.member.Peers) == 0 || server.Leader() == 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	_, err := l.client.Get(ctx, leaderKey)
+	return err == nil
 }
 
 // elect has a member that is alone campaign at once. Raft would wait for an election timeout first, which has to be long
