@@ -64,6 +64,7 @@ func within(t testing.TB, what string, d time.Duration, done <-chan struct{}) {
 
 // TestCampaign protects that one server leads at a time, that all know which, and that it hands over when it is told to or ends.
 func TestCampaign(t *testing.T) {
+	t.Parallel()
 	c := newServers(t, 3)
 	terms := make(chan term, 100)
 	for i := range c.at {
@@ -162,6 +163,7 @@ func TestFailover(t *testing.T) {
 // TestIsolated protects that a leader without the others gives up soon and changes nothing, that the others go on, and that no
 // acknowledged write is lost once it is back.
 func TestIsolated(t *testing.T) {
+	t.Parallel()
 	c := newServers(t, 3)
 	terms := make(chan term, 100)
 	for i := range c.at {

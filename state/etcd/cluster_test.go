@@ -52,7 +52,7 @@ func newAuthority(t testing.TB) *authority {
 	return a
 }
 
-// issue returns the files of a new certificate for a DNS name.
+// issue returns the files of a new certificate for a DNS name or an address.
 func (a *authority) issue(t testing.TB, file, name string) TLS {
 	t.Helper()
 	a.n++
@@ -61,6 +61,9 @@ func (a *authority) issue(t testing.TB, file, name string) TLS {
 		SerialNumber: big.NewInt(a.n), Subject: pkix.Name{CommonName: file}, DNSNames: []string{name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if ip := net.ParseIP(name); ip != nil {
+		tmpl.IPAddresses, tmpl.DNSNames = []net.IP{ip}, nil
 	}
 	a.write(t, file+".pem", "CERTIFICATE", must(x509.CreateCertificate(rand.Reader, tmpl, a.cert, &key.PublicKey, a.key)))
 	a.write(t, file+".key", "EC PRIVATE KEY", must(x509.MarshalECPrivateKey(key)))
@@ -331,6 +334,7 @@ func TestFresh(t *testing.T) {
 // TestDownAndBack protects that a cluster goes on without one member, that the member catches up, and that two of three missing
 // stops writes instead of losing them.
 func TestDownAndBack(t *testing.T) {
+	t.Parallel()
 	c := newServers(t, 3)
 	down := (c.leader(t) + 1) % 3
 	c.kill(down)
@@ -386,6 +390,7 @@ func TestStrangers(t *testing.T) {
 // TestGrowAndShrink protects growing a server that began alone, and taking members out again, dead or alive, but not so many
 // that the others could not go on.
 func TestGrowAndShrink(t *testing.T) {
+	t.Parallel()
 	c := &servers{ca: newAuthority(t), at: make([]*Store, 3)}
 	for _, name := range []string{"a", "b", "c"} {
 		c.cfg = append(c.cfg, c.config(t, name))
@@ -452,6 +457,7 @@ func TestGrowAndShrink(t *testing.T) {
 
 // TestMoveLeader protects that leadership goes where it is told.
 func TestMoveLeader(t *testing.T) {
+	t.Parallel()
 	c := newServers(t, 3)
 	from := c.leader(t)
 	to := (from + 1) % 3
@@ -466,20 +472,18 @@ func TestMoveLeader(t *testing.T) {
 
 // TestReload protects that a changed CA comes into use by itself, one member after the other, while writes go on.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	c := newServers(t, 3)
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	done := 0
-	wg.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			if err := increment(t.Context(), c.at[0], "/n"); err == nil {
+	var writing sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	defer writing.Wait()
+	defer stop()
+	done, writer := 0, c.at[0]
+	writing.Go(func() {
+		for ctx.Err() == nil {
+			if err := increment(ctx, writer, "/n"); err == nil {
 				done++
-			} else if !errors.Is(err, state.ErrUnavailable) {
+			} else if !errors.Is(err, state.ErrUnavailable) && ctx.Err() == nil {
 				t.Error(err)
 			}
 		}
@@ -503,8 +507,8 @@ func TestReload(t *testing.T) {
 	}
 	c.kill(1)
 	c.open(t, 1)
-	close(stop)
-	wg.Wait()
+	stop()
+	writing.Wait()
 	if c.at[1] == nil {
 		t.FailNow()
 	}

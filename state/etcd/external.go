@@ -18,7 +18,6 @@ import (
 type External struct {
 	Endpoints     []string // host:port or URLs
 	Cert, Key, CA string   // files of PEM; without CA, those of the system
-	Name          string   // to expect in the certificates, when not the endpoints'
 	Insecure      bool     // talk without TLS
 }
 
@@ -42,7 +41,7 @@ func (s *Store) connect(ctx context.Context) error {
 		DialOptions:        []grpc.DialOption{grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(2 * maxBytes))},
 	}
 	if !e.Insecure {
-		tls, err := transport.TLSInfo{CertFile: e.Cert, KeyFile: e.Key, TrustedCAFile: e.CA, ServerName: e.Name}.ClientConfig()
+		tls, err := transport.TLSInfo{CertFile: e.Cert, KeyFile: e.Key, TrustedCAFile: e.CA}.ClientConfig()
 		if err != nil {
 			return fmt.Errorf("read certificates: %w", err)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gantry-os/gantry/state"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -251,18 +252,25 @@ func (s *Store) takeTurn(ctx context.Context, l *link) (done func(), err error) 
 		If(clientv3.Compare(clientv3.CreateRevision(turnKey), "=", 0)).
 		Then(clientv3.OpPut(turnKey, s.cfg.Name, clientv3.WithLease(lease.ID))).
 		Commit()
-	done = func() {
-		ctx, cancel := context.WithTimeout(s.living, 5*time.Second)
-		defer cancel()
-		if _, err := s.link.Load().client.Revoke(ctx, lease.ID); err != nil {
-			s.log.Debug("give the turn back", "err", err) // it ends anyway
-		}
-	}
+	done = func() { s.endTurn(lease.ID) }
 	if err != nil || !resp.Succeeded {
 		done()
 		return nil, errors.Join(errTurn, err)
 	}
 	return done, nil
+}
+
+// endTurn gives a turn back. It would end by itself, later.
+func (s *Store) endTurn(id clientv3.LeaseID) {
+	for range 5 {
+		ctx, cancel := context.WithTimeout(s.living, 2*time.Second)
+		_, err := s.link.Load().client.Revoke(ctx, id)
+		cancel()
+		if err == nil || errors.Is(err, rpctypes.ErrLeaseNotFound) || s.living.Err() != nil {
+			return
+		}
+		time.Sleep(retryEvery)
+	}
 }
 
 // tidy closes the gaps in the member's file when they are most of it. That halts the member, so one does it at a time, and a leader
