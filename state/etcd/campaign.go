@@ -14,9 +14,10 @@ import (
 )
 
 // One server leads Gantry: the one whose member leads etcd's. Nothing else decides it, so a new leader is there as soon as etcd has
-// one: after Config.Election at least and twice that as a rule, since the last sign of life of the old one. The old one, if it
-// lives, gives up within the same time, because it hears of no majority; what it writes meanwhile, or after a pause, is refused,
-// because its term is over.
+// one: between Config.Election and twice that since the last sign of life of the old one, and as long again in the few cases in
+// which two members stood at the same moment, each voting for itself. The old one, if it lives, gives up within twice
+// Config.Election, because it hears of no majority; what it writes meanwhile, or after a pause, is refused, because its term is
+// over.
 //
 // With an external etcd a lease decides. It ends leaseTime after the leader's last sign of life, and etcd takes up to half a second
 // to see that, or the time to elect its own leader and leaseTime again when that died too.

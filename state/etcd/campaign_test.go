@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -113,10 +115,12 @@ func TestCampaign(t *testing.T) {
 	}
 }
 
-// TestFailover protects how soon writes are accepted again after the leader died: docs/guarantees.md has the figure.
+// TestFailover protects how soon writes are accepted again after the leader died. GANTRY_KILLS=n has it die n times.
 func TestFailover(t *testing.T) {
 	kills := 3
-	if testing.Short() {
+	if n, err := strconv.Atoi(os.Getenv("GANTRY_KILLS")); err == nil {
+		kills = n
+	} else if testing.Short() {
 		kills = 1
 	}
 	c := newServers(t, 3)

@@ -115,9 +115,15 @@ func (c *servers) config(t testing.TB, name string) Config {
 // newServers returns a cluster of n.
 func newServers(t testing.TB, n int) *servers {
 	t.Helper()
-	c := &servers{ca: newAuthority(t)}
+	return newServersOf(t, &servers{ca: newAuthority(t)}, n, func(*Config) {})
+}
+
+func newServersOf(t testing.TB, c *servers, n int, set func(*Config)) *servers {
+	t.Helper()
 	for i := range n {
-		c.cfg = append(c.cfg, c.config(t, string(rune('a'+i))))
+		cfg := c.config(t, string(rune('a'+i)))
+		set(&cfg)
+		c.cfg = append(c.cfg, cfg)
 	}
 	c.at = make([]*Store, n)
 	c.at[0] = open(t, c.cfg[0])

@@ -39,7 +39,7 @@ type Config struct {
 	Peer     *Peer         // how other servers reach this one; without it the member is alone
 	Join     string        // what AddMember of another server returned; only read while Dir is new
 	Addr     string        // host:port of this server's API, which Members tells the others
-	Election time.Duration // without a sign of life from the leading member, others elect a new one; default 1 s, a LAN's
+	Election time.Duration // without a sign of life from the leading member, others elect a new one; default 750 ms, a LAN's
 
 	External *External // an etcd that somebody else runs, in place of a member; Dir, Quota, Peer and Join are not used then
 }
@@ -147,7 +147,7 @@ func (s *Store) prepare() error {
 		c.Now = time.Now
 	}
 	if c.Election == 0 {
-		c.Election = time.Second
+		c.Election = 750 * time.Millisecond
 	}
 	if s.log = c.Logger; s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -306,7 +306,7 @@ func TestNearLargest(t *testing.T) {
 func TestNoSpace(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, Config{Dir: dir, Ephemeral: true, Quota: 16 << 20})
-	s.spaceTried = time.Now() // not by itself, at first
+	triedSpace(s, time.Now()) // not by itself, at first
 	put := func(n int) error {
 		return s.Update(t.Context(), func(tx *state.Tx) error {
 			for k := range 8 {
@@ -333,13 +333,20 @@ func TestNoSpace(t *testing.T) {
 	if err != nil {
 		t.Fatalf("deleting in a full store: %v", err)
 	}
-	s.spaceTried = time.Time{}
+	triedSpace(s, time.Time{})
 	if err := put(10_000); err != nil {
 		t.Fatalf("after deleting: %v", err)
 	}
 	closeStore(t, s)
 	s = open(t, Config{Dir: dir, Ephemeral: true, Quota: 16 << 20})
 	write(t, s, "/after")
+}
+
+// triedSpace has s believe that it looked for space at that time.
+func triedSpace(s *Store, at time.Time) {
+	s.spacing.Lock()
+	defer s.spacing.Unlock()
+	s.spaceTried = at
 }
 
 // TestGarbage protects that a record that cannot be read stops the start with an error that names it.

@@ -3,6 +3,7 @@ package etcd
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"strings"
 	"testing"
@@ -100,6 +101,9 @@ func TestExternal(t *testing.T) {
 		t.Errorf("added a member: %v", err)
 	}
 
+	if info, err := a.Backup(t.Context(), io.Discard); err != nil || info.Keys == 0 {
+		t.Errorf("backup %+v, %v", info, err)
+	}
 	first, lost, err := a.Campaign(t.Context(), "a", "a:1")
 	if err != nil {
 		t.Fatal(err)

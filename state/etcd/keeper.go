@@ -29,6 +29,7 @@ const (
 type keeper struct {
 	*Store
 	tidied, compacted time.Time
+	least             int64             // size of a file whose gaps are worth closing
 	waits             int               // looks at which a leader has had something to tidy
 	ca                [sha256.Size]byte // of the CA that the member started with
 }
@@ -43,7 +44,7 @@ func (s *Store) keep() {
 		every = keepAlone
 	}
 	now := time.Now()
-	k := &keeper{Store: s, tidied: now, compacted: now, ca: s.caSum()}
+	k := &keeper{Store: s, tidied: now, compacted: now, ca: s.caSum(), least: tidyLeast}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -99,7 +100,7 @@ func (k *keeper) look(l *link) error {
 	}
 	for _, a := range l.member.Server.Alarms() {
 		if a.MemberID == uint64(l.member.Server.MemberID()) {
-			k.makeSpace()
+			k.makeSpaceSoon(l)
 		}
 	}
 	if time.Since(k.tidied) >= tidyEvery {
@@ -277,7 +278,7 @@ func (s *Store) endTurn(id clientv3.LeaseID) {
 // hands over first.
 func (k *keeper) tidy(l *link) {
 	be := l.member.Server.Backend()
-	if size := be.Size(); size < tidyLeast || be.SizeInUse() > size/2 {
+	if size := be.Size(); size < k.least || be.SizeInUse() > size/2 {
 		k.waits = 0
 		return
 	}

@@ -73,17 +73,30 @@ func (s *Store) diskLeft() error {
 func (s *Store) makeSpace() bool {
 	s.spacing.Lock()
 	defer s.spacing.Unlock()
+	if s.living.Err() != nil {
+		return false
+	}
 	if time.Since(s.spaceTried) < spaceEvery {
 		return false
 	}
 	s.spaceTried = time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(s.living, time.Minute)
 	defer cancel()
 	if err := s.disarm(ctx); err != nil {
 		s.log.Error("the store is full, and making space in it failed", "dir", s.cfg.Dir, "err", err)
 		return false
 	}
 	return true
+}
+
+// makeSpaceSoon is makeSpace, at once when another member has dropped the history that filled this one.
+func (s *Store) makeSpaceSoon(l *link) {
+	if l.member.Server.Backend().SizeInUse() <= s.cfg.Quota/2 {
+		s.spacing.Lock()
+		s.spaceTried = time.Time{}
+		s.spacing.Unlock()
+	}
+	s.makeSpace()
 }
 
 // disarm drops history and gaps from a member that has met its quota, and lifts the alarm that this raised when there is
