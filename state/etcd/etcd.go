@@ -13,6 +13,7 @@ package etcd
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -80,10 +81,11 @@ type Store struct {
 type link struct {
 	member *embed.Etcd // nil for an external etcd
 	client *clientv3.Client
-	kv     pb.KVClient   // what client uses too, without its copies of large transactions
-	died   chan struct{} // closed when the member has had a fatal error
-	left   atomic.Bool   // another is to follow
-	next   chan struct{} // closed when it is there
+	kv     pb.KVClient       // what client uses too, without its copies of large transactions
+	ca     [sha256.Size]byte // of the CA that the member started with
+	died   chan struct{}     // closed when the member has had a fatal error
+	left   atomic.Bool       // another is to follow
+	next   chan struct{}     // closed when it is there
 }
 
 // Open locks cfg.Dir, starts the member, and returns once all records are in memory. Where there are other servers, that needs a

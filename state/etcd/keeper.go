@@ -29,9 +29,8 @@ const (
 type keeper struct {
 	*Store
 	tidied, compacted time.Time
-	least             int64             // size of a file whose gaps are worth closing
-	waits             int               // looks at which a leader has had something to tidy
-	ca                [sha256.Size]byte // of the CA that the member started with
+	least             int64 // size of a file whose gaps are worth closing
+	waits             int   // looks at which a leader has had something to tidy
 }
 
 // keep looks after the member until the store ends.
@@ -44,7 +43,7 @@ func (s *Store) keep() {
 		every = keepAlone
 	}
 	now := time.Now()
-	k := &keeper{Store: s, tidied: now, compacted: now, ca: s.caSum(), least: tidyLeast}
+	k := &keeper{Store: s, tidied: now, compacted: now, least: tidyLeast}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -107,14 +106,12 @@ func (k *keeper) look(l *link) error {
 		k.tidied = time.Now()
 		k.tidy(l)
 	}
-	if sum := k.caSum(); sum != k.ca {
+	if k.caSum() != l.ca {
 		ctx, cancel := context.WithTimeout(k.living, resumeTime)
 		defer cancel()
 		if err := k.Reload(ctx); err != nil {
 			k.log.Warn("starting the member again with the changed CA waits", "err", err)
-			return nil
 		}
-		k.ca = sum
 	}
 	return nil
 }

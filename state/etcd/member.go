@@ -155,7 +155,7 @@ func (s *Store) prime(ctx context.Context) error {
 
 // start runs the member and waits until it takes writes. What it returns is to be ended whatever the error.
 func (s *Store) start(ctx context.Context, c *embed.Config, elect func(context.Context, *etcdserver.EtcdServer) error) (_ *link, err error) {
-	l := &link{died: make(chan struct{}), next: make(chan struct{})}
+	l := &link{ca: s.caSum(), died: make(chan struct{}), next: make(chan struct{})}
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quiet(s.log, l.die))
 	if l.member, err = embed.StartEtcd(c); err != nil {
 		return nil, err
