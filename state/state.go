@@ -193,7 +193,9 @@ func (db *DB) View() View { return View{t: db.cur.Load()} }
 
 // Load fills an empty DB with all records as of revision rev, before anyone uses it. Op.Read is each record's revision.
 // It is quickest when they come sorted.
-func (db *DB) Load(rev uint64, pages ...[]Op) {
+func (db *DB) Load(rev uint64, pages ...[]Op) { db.cur.Store(loaded(rev, pages)) }
+
+func loaded(rev uint64, pages [][]Op) *tables {
 	t := newTables()
 	for _, ops := range pages {
 		for _, op := range ops {
@@ -202,7 +204,7 @@ func (db *DB) Load(rev uint64, pages ...[]Op) {
 		}
 	}
 	t.rev = rev
-	db.cur.Store(t)
+	return t
 }
 
 // Apply brings in what the backend saw committed as revision rev by anyone, in order of revisions. What is known
@@ -245,6 +247,21 @@ func (db *DB) Stop(err error) {
 	})
 }
 
+// Replace puts all records as of revision rev in place of those the DB has, for a backend that has missed changes. Watches are
+// told to read everything again. An older revision changes nothing.
+func (db *DB) Replace(rev uint64, pages ...[]Op) {
+	fresh := loaded(rev, pages)
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if rev <= db.cur.Load().rev {
+		return
+	}
+	db.publishLocked(fresh, nil)
+	for w := range db.watches {
+		w.startOver()
+	}
+}
+
 func (db *DB) publishLocked(t *tables, ops []Op) {
 	t.events = db.cur.Load().events
 	db.cur.Store(t)
@@ -257,8 +274,8 @@ func (db *DB) publishLocked(t *tables, ops []Op) {
 	}
 }
 
-// await waits until the DB has revision rev.
-func (db *DB) await(ctx context.Context, rev uint64) error {
+// Await waits until View has revision rev.
+func (db *DB) Await(ctx context.Context, rev uint64) error {
 	for {
 		db.mu.Lock()
 		if db.cur.Load().rev >= rev {
@@ -306,7 +323,12 @@ func (db *DB) Lead(ctx context.Context, name string) (*Leader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("become leader: %w", err)
 	}
-	if err := db.await(ctx, rev); err != nil {
+	return db.Assume(ctx, term, rev)
+}
+
+// Assume returns the Store of a leader whose term began otherwise than by Lead, once View has revision rev.
+func (db *DB) Assume(ctx context.Context, term Term, rev uint64) (*Leader, error) {
+	if err := db.Await(ctx, rev); err != nil {
 		return nil, fmt.Errorf("read what former leaders wrote: %w", err)
 	}
 	return &Leader{db, term}, nil
@@ -317,6 +339,9 @@ type Leader struct {
 	*DB
 	term Term
 }
+
+// Term returns the leader's term. It is greater than that of every leader before.
+func (l *Leader) Term() Term { return l.term }
 
 // Update implements Store; it is fenced by the leader's term.
 func (l *Leader) Update(ctx context.Context, fn func(*Tx) error) error {

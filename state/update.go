@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	maxTries = 8    // of a transaction that meets conflicts
+	maxTries = 32   // of a transaction that meets conflicts; of servers that all write one record, one gets on in each round
 	maxBatch = 128  // transactions that are made durable as one
 	enough   = 2000 // records of a batch after which the others wait for the next: more take longer, and cost as much each
 )
@@ -48,9 +48,9 @@ func (db *DB) update(ctx context.Context, term Term, fn func(*Tx) error) error {
 
 // meet waits for the other's write, which is on its way, but not for long: the store may count writes that never come.
 func (db *DB) meet(ctx context.Context, rev uint64, try int) error {
-	short, cancel := context.WithTimeout(ctx, time.Duration(try)*20*time.Millisecond)
+	short, cancel := context.WithTimeout(ctx, time.Duration(min(try, 8))*20*time.Millisecond)
 	defer cancel()
-	if err := db.await(short, rev); err != nil && short.Err() == nil {
+	if err := db.Await(short, rev); err != nil && short.Err() == nil {
 		return err
 	}
 	return context.Cause(ctx)
@@ -251,7 +251,7 @@ func (db *DB) settle(base, t *tables, rev uint64, ops []Op) error {
 	}
 	db.landLocked() // it comes by Apply
 	db.mu.Unlock()
-	if err := db.await(context.Background(), rev); err != nil {
+	if err := db.Await(context.Background(), rev); err != nil {
 		return fmt.Errorf("written as revision %d, but it cannot be read: %w", rev, err)
 	}
 	return nil

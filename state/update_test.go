@@ -278,3 +278,26 @@ func TestEnoughTogether(t *testing.T) {
 		t.Errorf("%d instances and %d apps", v.InstanceCount(), v.AppCount())
 	}
 }
+
+// Replace protects views and watches when a backend has missed changes: all is as it is now, and watches read everything again.
+func TestReplace(t *testing.T) {
+	db := New(nil, time.Now)
+	put := func(id model.AppID, rev uint64) []Op {
+		return []Op{{Key: Key{KindApp, string(id)}, Read: rev, Val: &model.App{ID: id}}}
+	}
+	db.Load(5, put("/old", 3))
+	_, w := db.Watch()
+	db.Replace(4, put("/older", 2))
+	if v := db.View(); v.Revision() != 5 || v.App("/old") == nil {
+		t.Fatalf("an older revision replaced a newer one: %d", v.Revision())
+	}
+	db.Replace(9, put("/new", 7))
+	v, c := w.Take()
+	if v.Revision() != 9 || v.App("/old") != nil || v.App("/new") == nil || v.App("/new").Revision != 7 || !c.Full {
+		t.Fatalf("after Replace: revision %d, old %v, new %v, full %v", v.Revision(), v.App("/old"), v.App("/new"), c.Full)
+	}
+	db.Apply(10, put("/more", 0))
+	if _, c := w.Take(); c.Full || len(c.Apps) != 1 {
+		t.Fatalf("the change after it: %+v", c)
+	}
+}

@@ -100,6 +100,13 @@ func (w *Watch) add(ops []Op) {
 	}
 }
 
+// startOver takes note that all may have changed.
+func (w *Watch) startOver() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.has, w.later, w.writes = Changes{Full: true}, nil, 0
+}
+
 // merge takes in writes, and gives up when there are too many to tell.
 func (c *Changes) merge(later [][]Op) {
 	n := 0

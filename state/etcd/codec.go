@@ -17,6 +17,7 @@ const (
 	root      = "/gantry/v1/"
 	leaderKey = root + "leader"
 	headKey   = root + "head" // written by every transaction
+	turnKey   = root + "turn" // of the member that does what one may do at a time
 )
 
 // Formats: the first byte of every value.
@@ -32,7 +33,9 @@ func appendKey(b []byte, k state.Key) []byte {
 }
 
 // isRecord reports whether a key below root is that of a record.
-func isRecord(key []byte) bool { return string(key) != leaderKey && string(key) != headKey }
+func isRecord(key []byte) bool {
+	return string(key) != leaderKey && string(key) != headKey && string(key) != turnKey
+}
 
 func decodeKey(key string) (state.Key, error) {
 	rest, ok := strings.CutPrefix(key, root)

@@ -32,8 +32,8 @@ func (b *backend) Commit(term state.Term, base uint64, ops []state.Op) (uint64, 
 	}
 	b.s.committing.Lock()
 	defer b.s.committing.Unlock()
-	if b.s.closed {
-		return 0, errClosed
+	if err := b.s.ready(); err != nil {
+		return 0, err
 	}
 	rev, err := b.s.write(term, base, ops, writes)
 	if errors.Is(err, state.ErrNoSpace) && onlyDeletes(ops) { // which a full store takes, but no other write beside them
@@ -44,6 +44,42 @@ func (b *backend) Commit(term state.Term, base uint64, ops []state.Op) (uint64, 
 		rev, err = b.s.write(term, base, ops, writes)
 	}
 	return rev, err
+}
+
+// leaderTime is how long a commit waits for the members to have elected one that leads them: some elections.
+const leaderTime = 3 // times Config.Election
+
+// ready reports why no transaction can be written now.
+func (s *Store) ready() error {
+	switch l := s.link.Load(); {
+	case s.closed:
+		return errClosed
+	case s.parked != nil:
+		return s.parked
+	case l.member == nil:
+		return nil
+	default:
+		if err := s.diskLeft(); err != nil {
+			return err
+		}
+		return s.awaitMajority(l)
+	}
+}
+
+// awaitMajority fails soon, and with nothing written, where etcd would hold a write for long.
+func (s *Store) awaitMajority(l *link) error {
+	late := time.Now().Add(leaderTime * s.cfg.Election)
+	for l.member.Server.Leader() == 0 {
+		select {
+		case <-s.living.Done():
+			return errClosed
+		case <-time.After(5 * time.Millisecond):
+		}
+		if time.Now().After(late) {
+			return fmt.Errorf("%w: %w", state.ErrUnavailable, errNoMajority)
+		}
+	}
+	return nil
 }
 
 func onlyDeletes(ops []state.Op) bool {
@@ -122,12 +158,12 @@ func translate(ops []state.Op) ([]*pb.RequestOp, error) {
 
 // txn writes if all compares hold and term, unless zero, is still the leader's.
 func (s *Store) txn(term state.Term, compares []*pb.Compare, writes []*pb.RequestOp) (uint64, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), commitTime)
+	ctx, cancel := context.WithTimeout(s.living, commitTime)
 	defer cancel()
 	if term != 0 {
 		compares = append(compares, revision(leaderKey, pb.Compare_EQUAL, int64(term)))
 	}
-	resp, err := s.kv.Txn(ctx, &pb.TxnRequest{
+	resp, err := s.link.Load().kv.Txn(ctx, &pb.TxnRequest{
 		Compare: compares, Success: writes,
 		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(leaderKey)}}}},
 	})
@@ -169,10 +205,10 @@ func explain(err error) error {
 func (b *backend) Lead(ctx context.Context, name string) (state.Term, uint64, error) {
 	b.s.committing.Lock()
 	defer b.s.committing.Unlock()
-	if b.s.closed {
-		return 0, 0, errClosed
+	if err := b.s.ready(); err != nil {
+		return 0, 0, err
 	}
-	resp, err := b.s.client.Put(ctx, leaderKey, name)
+	resp, err := b.s.link.Load().client.Put(ctx, leaderKey, name)
 	if err != nil {
 		return 0, 0, explain(err)
 	}

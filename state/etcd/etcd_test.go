@@ -47,7 +47,9 @@ func (s *storage) Open(t *testing.T) *state.DB {
 		s.store = open(t, Config{Dir: s.dir, Ephemeral: true})
 		return s.store.DB
 	}
-	p := &Store{cfg: s.store.cfg, log: s.store.log, member: s.store.member, client: s.store.client, kv: s.store.kv, broken: make(chan struct{})}
+	p := &Store{cfg: s.store.cfg, log: s.store.log, broken: make(chan struct{})}
+	p.living, p.cancel = context.WithCancel(context.Background())
+	p.link.Store(s.store.link.Load())
 	if err := p.attach(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -304,7 +306,7 @@ func TestNearLargest(t *testing.T) {
 func TestNoSpace(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, Config{Dir: dir, Ephemeral: true, Quota: 16 << 20})
-	s.spaceTried = time.Now() // not by itself, at first
+	triedSpace(s, time.Now()) // not by itself, at first
 	put := func(n int) error {
 		return s.Update(t.Context(), func(tx *state.Tx) error {
 			for k := range 8 {
@@ -331,8 +333,8 @@ func TestNoSpace(t *testing.T) {
 	if err != nil {
 		t.Fatalf("deleting in a full store: %v", err)
 	}
-	s.spaceTried = time.Time{}
-	if err := put(1000); err != nil {
+	triedSpace(s, time.Time{})
+	if err := put(10_000); err != nil {
 		t.Fatalf("after deleting: %v", err)
 	}
 	closeStore(t, s)
@@ -340,11 +342,18 @@ func TestNoSpace(t *testing.T) {
 	write(t, s, "/after")
 }
 
+// triedSpace has s believe that it looked for space at that time.
+func triedSpace(s *Store, at time.Time) {
+	s.spacing.Lock()
+	defer s.spacing.Unlock()
+	s.spaceTried = at
+}
+
 // TestGarbage protects that a record that cannot be read stops the start with an error that names it.
 func TestGarbage(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, Config{Dir: dir, Ephemeral: true})
-	if _, err := s.client.Put(t.Context(), root+"app//shop/web", "\x01{}garbage"); err != nil {
+	if _, err := s.link.Load().client.Put(t.Context(), root+"app//shop/web", "\x01{}garbage"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), `"/gantry/v1/app//shop/web"`) {
@@ -486,7 +495,7 @@ func TestOldBase(t *testing.T) {
 		first := must(commit(base, 0, "x-"+head, record("x-"+head)))
 		must(commit(base, 0, "y-"+head, record("y-"+head))) // another record: no conflict
 		if head == "deleted" {
-			if _, err := s.client.Delete(t.Context(), headKey); err != nil {
+			if _, err := s.link.Load().client.Delete(t.Context(), headKey); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -3,13 +3,28 @@ package etcd
 import (
 	"context"
 	"log/slog"
+	"runtime"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// quiet returns a zap logger for etcd that passes warnings and errors on to l; below that etcd talks to its developers.
-func quiet(l *slog.Logger) *zap.Logger { return zap.New(&core{log: l}) }
+// quiet returns a zap logger for etcd that passes warnings and errors on to l; below that etcd talks to its developers. What
+// etcd would end the process for ends only the goroutine that met it, once died was called.
+func quiet(l *slog.Logger, died func()) *zap.Logger {
+	end := ending(died)
+	return zap.New(&core{log: l}, zap.WithFatalHook(end), zap.WithPanicHook(end))
+}
+
+type ending func()
+
+// OnWrite implements zapcore.CheckWriteHook.
+func (end ending) OnWrite(*zapcore.CheckedEntry, []zapcore.Field) {
+	if end != nil {
+		end()
+	}
+	runtime.Goexit()
+}
 
 type core struct{ log *slog.Logger }
 
