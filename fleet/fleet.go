@@ -184,7 +184,7 @@ func (f *Fleet) take(ctx context.Context, batch []up) error {
 				f.putNode(tx, *u.msg.Hello, model.NodeReady)
 			}
 			for _, r := range u.msg.Reports {
-				f.putStatus(tx, r)
+				f.putStatus(tx, u.from.id, r)
 			}
 			for _, id := range u.msg.RemovedVolumes {
 				f.deleteVolume(tx, u.from.id, id)
@@ -265,10 +265,14 @@ func (f *Fleet) putNode(tx *state.Tx, n model.Node, s model.NodeState) {
 	}
 }
 
-// putStatus writes down a report unless it is old news.
-func (f *Fleet) putStatus(tx *state.Tx, r wire.Report) {
+// putStatus writes down a report of a node, unless it is old news or about an instance that is not on that node.
+func (f *Fleet) putStatus(tx *state.Tx, node model.NodeID, r wire.Report) {
 	i := tx.Instance(r.ID)
 	if i == nil || !r.Status.CanFollow(i.Status) {
+		return
+	}
+	if i.Node != node {
+		f.cfg.Logger.Warn("a node speaks of an instance that is not its own", "node", node, "instance", r.ID)
 		return
 	}
 	next := i.Clone()
