@@ -34,6 +34,7 @@ type Config struct {
 	Gantry   string                                          // version of this program, for people
 	Logger   *slog.Logger                                    // required
 	Silence  time.Duration                                   // after which an agent that says nothing is taken for dead; default 10s
+	Timeout  time.Duration                                   // for the TLS handshake, and for the first message after it; default 10s
 	Rate     int                                             // sessions admitted in a second; default 1000
 	Conns    int                                             // connections open at once; default 30000
 	Protocol Version                                         // default Current; for tests
@@ -42,8 +43,6 @@ type Config struct {
 // Times of the server.
 const (
 	DefaultSilence = 10 * time.Second
-	helloTimeout   = 10 * time.Second // for TLS handshake, and for the first message after it
-	idleTimeout    = 30 * time.Second // for a connection without a session
 	longestWait    = time.Second      // for admission
 	callTimeout    = 10 * time.Second // until an agent opens the stream of a call
 	endTimeout     = 2 * time.Second  // for telling agents why this server ends
@@ -57,6 +56,7 @@ const maxSpecTexts = 4096
 
 func (c *Config) fill() {
 	c.Silence = cmp.Or(c.Silence, DefaultSilence)
+	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
 	c.Rate = cmp.Or(c.Rate, 1000)
 	c.Conns = cmp.Or(c.Conns, 30_000)
 	c.Protocol = cmp.Or(c.Protocol, Current)
@@ -94,7 +94,7 @@ func NewServer(cfg Config) (*Server, error) {
 	s.grpc = grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(cfg.TLS)),
 		grpc.ForceServerCodec(codec{}),
-		grpc.ConnectionTimeout(helloTimeout),
+		grpc.ConnectionTimeout(cfg.Timeout),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxCalls+8),
 		grpc.MaxHeaderListSize(8<<10),
@@ -105,7 +105,7 @@ func NewServer(cfg Config) (*Server, error) {
 		grpc.ReadBufferSize(4<<10),
 		grpc.WriteBufferSize(16<<10),
 		grpc.SharedWriteBuffer(true),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTimeout, Time: cfg.Silence, Timeout: cfg.Silence}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 3 * cfg.Timeout, Time: cfg.Silence, Timeout: cfg.Silence}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: cfg.Silence / 4, PermitWithoutStream: true}),
 	)
 	s.grpc.RegisterService(service(), s)

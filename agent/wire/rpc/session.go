@@ -169,7 +169,7 @@ func (x *session) serve() error {
 
 // awaitHello returns the first message, if it is one to work with.
 func (x *session) awaitHello() (*hello, error) {
-	timer := time.NewTimer(helloTimeout)
+	timer := time.NewTimer(x.server.cfg.Timeout)
 	defer timer.Stop()
 	var h *hello
 	select {
