@@ -24,9 +24,8 @@ type link struct {
 	wg     sync.WaitGroup
 
 	began  time.Time
-	heard  atomic.Int64   // nanoseconds after began
-	busy   atomic.Bool    // read waits for the agent, not for the server
-	downs  chan wire.Down // received
+	heard  atomic.Int64  // nanoseconds after began
+	ready  chan struct{} // has an element when downs has
 	acks   chan ack
 	opened chan struct{} // closed when the server has let this session in
 	calls  atomic.Int64  // that are answered now
@@ -36,14 +35,20 @@ type link struct {
 	sending sync.Mutex // guards sends
 	stream  grpc.ClientStream
 	seq     uint64
+
+	downsMu sync.Mutex
+	downs   []wire.Down // that the agent has not taken yet
 }
+
+// maxDowns is how many messages may wait for the agent. One that falls further behind connects again, to be told what is.
+const maxDowns = 1000
 
 // errClosed is why calls on a link fail after its end.
 var errClosed = errors.New("the connection is closed")
 
 func newLink(ctx context.Context, d *Dialer, conn *grpc.ClientConn, node wire.Node) *link {
 	l := &link{
-		d: d, node: node, conn: conn, began: time.Now(), downs: make(chan wire.Down), acks: make(chan ack, 1),
+		d: d, node: node, conn: conn, began: time.Now(), ready: make(chan struct{}, 1), acks: make(chan ack, 1),
 		opened: make(chan struct{}), turn: make(chan struct{}, 1),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
@@ -186,13 +191,19 @@ func reportSize(r *wire.Report) int {
 // Recv implements wire.Link.
 func (l *link) Recv(ctx context.Context) (wire.Down, error) {
 	select {
-	case d := <-l.downs:
-		return d, nil
+	case <-l.ready:
 	case <-l.ctx.Done():
 		return wire.Down{}, context.Cause(l.ctx)
 	case <-ctx.Done():
 		return wire.Down{}, context.Cause(ctx)
 	}
+	l.downsMu.Lock()
+	defer l.downsMu.Unlock()
+	d := l.downs[0]
+	if l.downs = l.downs[1:]; len(l.downs) > 0 {
+		l.ready <- struct{}{}
+	}
+	return d, nil
 }
 
 func (l *link) send(m *fromAgent) error {
@@ -253,7 +264,7 @@ func (l *link) message(m *fromServer, specs *specsIn, down *[]byte) error {
 		if err != nil {
 			return fmt.Errorf("read assignments: %w", err)
 		}
-		l.deliver(d)
+		return l.deliver(d)
 	case m.Call != 0:
 		if l.calls.Add(1) > 2*maxCalls {
 			l.calls.Add(-1)
@@ -286,21 +297,23 @@ func (l *link) welcomed(w *welcome) error {
 }
 
 // deliver gives d to the agent. The agent never sees where the servers are.
-func (l *link) deliver(d wire.Down) {
+func (l *link) deliver(d wire.Down) error {
 	if d.Cluster != nil {
 		l.d.learn(*d.Cluster)
 		d.Cluster = nil
 	}
 	if !d.Full && len(d.Set)+len(d.Drop)+len(d.DropVolumes) == 0 {
-		return
+		return nil
 	}
-	l.busy.Store(true)
-	select {
-	case l.downs <- d:
-	case <-l.ctx.Done():
+	l.downsMu.Lock()
+	defer l.downsMu.Unlock()
+	if len(l.downs) >= maxDowns {
+		return errors.New("the agent does not keep up with what the server says")
 	}
-	l.heard.Store(int64(time.Since(l.began)))
-	l.busy.Store(false)
+	if l.downs = append(l.downs, d); len(l.downs) == 1 {
+		l.ready <- struct{}{}
+	}
+	return nil
 }
 
 // beat sends a beat every so often, and ends the session when the server is silent.
@@ -316,7 +329,7 @@ func (l *link) beat(every time.Duration) {
 			return
 		}
 		silent := time.Since(l.began) - time.Duration(l.heard.Load())
-		if silent > l.d.cfg.Silence && !l.busy.Load() {
+		if silent > l.d.cfg.Silence {
 			l.cancel(fmt.Errorf("the server has said nothing for %v", silent.Round(time.Millisecond)))
 			return
 		}

@@ -382,7 +382,7 @@ func TestLogs(t *testing.T) {
 		}()
 		return pr, nil
 	}
-	if _, err := node.Logs(t.Context(), wire.LogRequest{Instance: "nobody"}); !errors.Is(err, runtime.ErrNotFound) || !strings.HasPrefix(err.Error(), runtime.ErrNotFound.Error()+": {nobody") {
+	if _, err := node.Logs(t.Context(), wire.LogRequest{Instance: "nobody"}); !errors.Is(err, runtime.ErrNotFound) || !strings.HasPrefix(err.Error(), runtime.ErrNotFound.Error()+": {Instance:nobody") {
 		t.Errorf("logs of nobody: %v", err)
 	}
 	r, err := node.Logs(t.Context(), wire.LogRequest{Instance: "web-1", Tail: 5, Follow: true})
