@@ -21,7 +21,7 @@ type crowd struct {
 const crowdSize, crowdEach = 2000, 10
 
 func newCrowd(b *testing.B) *crowd {
-	c := &crowd{cluster: newCluster(b, 2, func(cfg *Config) { cfg.Silence, cfg.Timeout = DefaultSilence, 10*time.Second })}
+	c := &crowd{cluster: newCluster(b, 2, func(cfg *Config) { cfg.Timeout = 10 * time.Second })}
 	c.server = c.lead(0)
 	c.app("/web")
 	c.update(func(tx *state.Tx) {
@@ -35,7 +35,7 @@ func newCrowd(b *testing.B) *crowd {
 	for n := range crowdSize {
 		a := newFakeAgent(model.NodeID(fmt.Sprint("n", n)))
 		c.agents = append(c.agents, a)
-		c.dial(a, a.id, func(d *DialerConfig) { d.Silence, d.Timeout, d.Spread = DefaultSilence, 10*time.Second, 2*time.Second })
+		c.dial(a, a.id, func(d *DialerConfig) { d.Timeout, d.Spread = 10*time.Second, 2*time.Second })
 	}
 	return c
 }
@@ -82,7 +82,7 @@ func BenchmarkCrowd(b *testing.B) {
 		cpu := used()
 		c := newCrowd(b)
 		b.ReportMetric(c.await(b, c.server).Seconds(), "s/connect")
-		b.ReportMetric((used()-cpu).Seconds(), "cpu-s/connect")
+		b.ReportMetric((used() - cpu).Seconds(), "cpu-s/connect")
 
 		time.Sleep(2 * time.Second) // for the last reports
 		goruntime.GC()
@@ -92,7 +92,7 @@ func BenchmarkCrowd(b *testing.B) {
 		b.ReportMetric(float64(goruntime.NumGoroutine())/crowdSize, "goroutines/agent")
 		cpu = used()
 		time.Sleep(10 * time.Second)
-		b.ReportMetric((used() - cpu).Seconds()/10, "cores/idle")
+		b.ReportMetric((used()-cpu).Seconds()/10, "cores/idle")
 
 		c.tell(c.servers[1].addr)
 		c.server.stop()

@@ -63,8 +63,8 @@ type Dialer struct {
 // NewDialer returns a Dialer. Nothing is connected before Run.
 func NewDialer(cfg DialerConfig) (*Dialer, error) {
 	cfg.fill()
-	if len(cfg.Servers) == 0 || cfg.TLS == nil {
-		return nil, errors.New("connect to servers: an address and a TLS configuration are needed")
+	if len(cfg.Servers) == 0 || cfg.TLS == nil || cfg.Logger == nil {
+		return nil, errors.New("connect to servers: an address, a TLS configuration and a logger are needed")
 	}
 	return &Dialer{cfg: cfg, route: newRoute(cfg.Servers, cfg.Spread, cfg.Backoff)}, nil
 }
@@ -107,7 +107,7 @@ func (d *Dialer) connect(ctx context.Context, addr string, a Agent) error {
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(codec{}), grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithIdleTimeout(0),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: d.cfg.Timeout}),
-		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(16<<10), grpc.WithSharedWriteBuffer(true),
+		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(16<<10),
 	)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", addr, err)

@@ -494,16 +494,17 @@ func TestCallsEnd(t *testing.T) {
 
 // Either side notices within the silence that it does not hear the other, also when the other hears it.
 func TestPartition(t *testing.T) {
+	const silence = 1500 * time.Millisecond
 	for _, way := range []string{"up", "down", "both"} {
 		t.Run(way, func(t *testing.T) {
-			c := newCluster(t, 1)
+			c := newCluster(t, 1, func(cfg *Config) { cfg.Silence = silence })
 			s := c.lead(0)
 			p := newProxy(t, s.addr)
 			a := newFakeAgent("n1")
-			c.dial(a, "n1", func(d *DialerConfig) { d.Servers = []string{p.addr} })
+			c.dial(a, "n1", func(d *DialerConfig) { d.Servers, d.Silence = []string{p.addr}, silence })
 			c.await("the node is ready", nodeIs("n1", model.NodeReady))
 			s.SetCluster(wire.Cluster{Servers: []string{p.addr}, Leader: p.addr})
-			time.Sleep(2 * testSilence)
+			time.Sleep(silence)
 			if a.mu.Lock(); len(a.errs) > 0 {
 				t.Errorf("a session that nothing is wrong with ended: %v", a.errs)
 			}
@@ -513,8 +514,8 @@ func TestPartition(t *testing.T) {
 			p.loseDown.Store(way != "up")
 			c.await("the server notices", nodeIs("n1", model.NodeUnreachable))
 			eventually(t, "the agent notices", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return len(a.errs) > 0 })
-			if took := time.Since(began); took > 3*testSilence {
-				t.Errorf("it took %v until both had noticed, with a silence of %v", took, testSilence)
+			if took := time.Since(began); took > 3*silence {
+				t.Errorf("it took %v until both had noticed, with a silence of %v", took, silence)
 			}
 			p.loseUp.Store(false)
 			p.loseDown.Store(false)
@@ -614,7 +615,7 @@ func (s *stuck) Recv(ctx context.Context) (wire.Down, error) {
 
 // An agent that says more than the server takes is held back, and costs it no memory to speak of.
 func TestFlood(t *testing.T) {
-	c := newCluster(t, 1, func(cfg *Config) { cfg.Silence = 5 * time.Second })
+	c := newCluster(t, 1)
 	s := c.servers[0]
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -631,10 +632,8 @@ func TestFlood(t *testing.T) {
 	goruntime.ReadMemStats(&before)
 	var sent atomic.Int64
 	var wg sync.WaitGroup
-	var streams []grpc.ClientStream
 	for i := range floods {
 		stream := c.rawSession(s.addr, model.NodeID(fmt.Sprint("n", i)))
-		streams = append(streams, stream)
 		wg.Go(func() {
 			for stream.SendMsg(&message) == nil {
 				sent.Add(1)

@@ -82,8 +82,8 @@ type Server struct {
 // NewServer returns a Server. Nothing is served before Run.
 func NewServer(cfg Config) (*Server, error) {
 	cfg.fill()
-	if cfg.TLS == nil || cfg.Identify == nil {
-		return nil, errors.New("serve agents: a TLS configuration and a way to identify agents are needed")
+	if cfg.TLS == nil || cfg.Identify == nil || cfg.Logger == nil {
+		return nil, errors.New("serve agents: a TLS configuration, a way to identify agents and a logger are needed")
 	}
 	s := &Server{
 		cfg:      cfg,
@@ -104,7 +104,6 @@ func NewServer(cfg Config) (*Server, error) {
 		// Thousands of connections are idle at any time: they hold small buffers, or none.
 		grpc.ReadBufferSize(4<<10),
 		grpc.WriteBufferSize(16<<10),
-		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 3 * cfg.Timeout, Time: cfg.Silence, Timeout: cfg.Silence}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: cfg.Silence / 4, PermitWithoutStream: true}),
 	)

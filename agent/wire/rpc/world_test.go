@@ -101,14 +101,12 @@ type testServer struct {
 	yield func() // leadership
 }
 
-const testSilence = 600 * time.Millisecond
-
 func newCluster(t testing.TB, n int, change ...func(*Config)) *cluster {
 	t.Helper()
 	c := &cluster{t: t, ca: newAuthority(t), store: memory.Open(time.Now)}
 	for i := range n {
 		cfg := Config{
-			TLS: c.ca.config(t, fmt.Sprint("server-", i)), Gantry: "0.5.0", Logger: quiet, Silence: testSilence, Timeout: 2 * time.Second,
+			TLS: c.ca.config(t, fmt.Sprint("server-", i)), Gantry: "0.5.0", Logger: quiet, Timeout: 2 * time.Second,
 			Identify: func(s tls.ConnectionState) (model.NodeID, error) {
 				id := model.NodeID(s.PeerCertificates[0].Subject.CommonName)
 				if _, ok := c.refused.Load(id); ok {
@@ -212,7 +210,7 @@ func (c *cluster) dial(a Agent, node model.NodeID, change ...func(*DialerConfig)
 	c.t.Helper()
 	cfg := DialerConfig{
 		Servers: c.addrs(), TLS: c.ca.config(c.t, string(node)), Gantry: "0.5.0", Logger: quiet,
-		Silence: testSilence, Timeout: 2 * time.Second, Spread: 50 * time.Millisecond, Backoff: time.Second,
+		Timeout: 2 * time.Second, Spread: 50 * time.Millisecond, Backoff: time.Second,
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -233,7 +231,7 @@ func (c *cluster) dial(a Agent, node model.NodeID, change ...func(*DialerConfig)
 func (c *cluster) link(addr string, node model.NodeID, change ...func(*DialerConfig)) (wire.Link, <-chan error) {
 	c.t.Helper()
 	links, ended := make(chan wire.Link, 1), make(chan error, 1)
-	cfg := DialerConfig{Servers: []string{addr}, TLS: c.ca.config(c.t, string(node)), Gantry: "0.5.0", Logger: quiet, Silence: testSilence, Timeout: 2 * time.Second}
+	cfg := DialerConfig{Servers: []string{addr}, TLS: c.ca.config(c.t, string(node)), Gantry: "0.5.0", Logger: quiet, Timeout: 2 * time.Second}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -267,15 +265,12 @@ type fakeAgent struct {
 	err    error
 
 	mu   sync.Mutex
-	last wire.Down       // everything, as of now
-	told chan struct{}   // has an element when last changed
-	up   chan wire.Up    // to be sent
 	errs []error         // why sessions ended
 	runs map[string]bool // instances that it has been given
 }
 
 func newFakeAgent(id model.NodeID) *fakeAgent {
-	return &fakeAgent{id: id, told: make(chan struct{}, 1), up: make(chan wire.Up), runs: map[string]bool{}}
+	return &fakeAgent{id: id, runs: map[string]bool{}}
 }
 
 // Session says hello, takes in what it is given, and reports that it runs.
@@ -311,10 +306,6 @@ func (a *fakeAgent) Session(ctx context.Context, l wire.Link) (err error) {
 			delete(a.runs, string(id))
 		}
 		a.mu.Unlock()
-		select {
-		case a.told <- struct{}{}:
-		default:
-		}
 		if err := l.Send(ctx, u); err != nil {
 			return err
 		}
