@@ -52,6 +52,9 @@ func (l *link) answer(n uint64) {
 	reader.Go(func() { cancel(a.read()) })
 	defer reader.Wait() // until the server has taken the answer, or ctx has ended
 	last := a.serve(l.node, first.Ask)
+	if l.ctx.Err() != nil {
+		return // it ended for that, which is no answer
+	}
 	if a.send(&fromCallee{End: &last}) == nil {
 		_ = stream.CloseSend() // never fails
 	}

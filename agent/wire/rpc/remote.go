@@ -202,6 +202,15 @@ func (c *call) failure(err error) error {
 	return fmt.Errorf("node %s does not answer: %w", c.x.id, err)
 }
 
+// ended returns the error that the agent says the call ended with. What it ended because either side went away is no news.
+func (c *call) ended(last *end) error {
+	err := last.err()
+	if err != nil && (c.ctx.Err() != nil || c.x.ctx.Err() != nil) {
+		return c.failure(err)
+	}
+	return err
+}
+
 // feed sends r as input until it ends or the call does.
 func (c *call) feed(r io.Reader) {
 	buf := make([]byte, maxChunk)
@@ -240,7 +249,7 @@ func (r *remote) Logs(ctx context.Context, q wire.LogRequest) (io.ReadCloser, er
 	for {
 		m, err := c.receive()
 		if err == nil && m.End != nil {
-			err = m.End.err()
+			err = c.ended(m.End)
 		}
 		if err != nil {
 			c.finish()
@@ -267,7 +276,7 @@ func (o *output) Read(p []byte) (int, error) {
 		}
 		m, err := o.call.receive()
 		if err == nil && m.End != nil {
-			o.over, err = true, m.End.err()
+			o.over, err = true, o.call.ended(m.End)
 		}
 		if err != nil {
 			return 0, err
@@ -310,7 +319,7 @@ func (r *remote) Exec(ctx context.Context, id model.InstanceID, container string
 	if err != nil {
 		return 0, err
 	}
-	return last.Code, last.err()
+	return last.Code, c.ended(last)
 }
 
 func (c *call) resize(sizes <-chan runtime.Size) {
@@ -393,7 +402,7 @@ func (c *call) answer(out any) error {
 	if err != nil {
 		return err
 	}
-	if err := last.err(); err != nil {
+	if err := c.ended(last); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(text.b, out); err != nil {

@@ -325,10 +325,12 @@ func TestExecCancel(t *testing.T) {
 	ended := make(chan error, 1)
 	read := &countingReader{}
 	a.exec = func(ctx context.Context, e runtime.Exec) (int, error) {
-		for s := range e.Resize {
-			if s.Columns == 2 {
-				break
+		select {
+		case s := <-e.Resize:
+			if s.Columns != 2 {
+				t.Errorf("the size is %v", s)
 			}
+		case <-ctx.Done():
 		}
 		cancel()
 		<-ctx.Done()
