@@ -202,10 +202,15 @@ func (f *Fleet) leave(s *session) bool {
 	return true
 }
 
-// putStatus writes down a report unless it is old news. Whatever it says, the node of the instance answers.
-func (f *Fleet) putStatus(tx *state.Tx, r wire.Report) {
+// putStatus writes down a report of a node, unless it is old news or about an instance that is not on that node. Whatever it
+// says, the node of the instance answers.
+func (f *Fleet) putStatus(tx *state.Tx, node model.NodeID, r wire.Report) {
 	i := tx.Instance(r.ID)
 	if i == nil || i.Over() {
+		return
+	}
+	if i.Node != node {
+		f.cfg.Logger.Warn("a node speaks of an instance that is not its own", "node", node, "instance", r.ID)
 		return
 	}
 	next := i.Clone()

@@ -132,6 +132,23 @@ func TestReports(t *testing.T) {
 	}
 }
 
+// A node can say nothing of an instance that is on another one, or on none.
+func TestReportsOfOthers(t *testing.T) {
+	r := newRig(t)
+	r.put("web-1", "b", model.PhaseAssigned)
+	r.put("web-2", "", model.PhasePending)
+	link, _ := r.join(t.Context(), "a")
+	running := model.Status{Attempt: 1, Phase: model.PhaseRunning, Ready: true}
+	if err := link.Send(t.Context(), wire.Up{Reports: []wire.Report{{ID: "web-1", Status: running}, {ID: "web-2", Status: running}}}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range r.store.View().Instances() {
+		if i.Status.Phase == model.PhaseRunning {
+			t.Errorf("node a made %s of node %q run", i.ID, i.Node)
+		}
+	}
+}
+
 // An assignment carries what the scheduler gave the instance.
 func TestAssignmentsCarryWhatIsGiven(t *testing.T) {
 	r := newRig(t)

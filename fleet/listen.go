@@ -101,7 +101,7 @@ func (f *Fleet) take(ctx context.Context, batch []up) error {
 				f.welcome(tx, *u.msg.Hello)
 			}
 			for _, r := range u.msg.Reports {
-				f.putStatus(tx, r)
+				f.putStatus(tx, u.from.id, r)
 			}
 			for _, id := range u.msg.RemovedVolumes {
 				f.deleteVolume(tx, u.from.id, id)

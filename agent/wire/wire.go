@@ -1,5 +1,5 @@
-// Package wire is what a server and an agent say to each other. Today they share a process and a Link is a pair of
-// channels; the messages are plain values, so that a network can carry them as they are.
+// Package wire is what a server and an agent say to each other. The messages are plain values: where both share a process,
+// a Link is a pair of channels, and agent/wire/rpc carries them over a network.
 //
 // The agent opens with Hello. The server answers with one Down that has Full set and holds every assignment of the node,
 // those that are to stop and those that are over included; later Downs are deltas. The agent sends a Report for every
@@ -27,6 +27,13 @@ type Down struct {
 	Drop        []model.InstanceID // no longer known
 	Volumes     []model.VolumeID   // with Full: all that the node is to keep
 	DropVolumes []model.VolumeID   // to be deleted with what they hold; with Full: all that are
+	Cluster     *Cluster           // where the servers are, when that has changed; whoever carries the message says so
+}
+
+// Cluster is where agents find the servers.
+type Cluster struct {
+	Servers []string // addresses of all
+	Leader  string   // address of the one that serves agents; empty while there is none
 }
 
 // Assignment is all an agent needs to run one instance, whatever becomes of the server.

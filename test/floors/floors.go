@@ -40,6 +40,7 @@ var Rooms = []Room{
 	{Path: "agent", Floor: 2, May: []string{"model", "runtime"}, Tests: []string{"runtime/sim", "runtime/process"}},
 
 	{Path: "fleet", Floor: 3, May: []string{"model", "state", "identity/...", "agent/wire"}, Tests: []string{"state/memory"}},
+	{Path: "agent/wire/rpc", Floor: 3, May: []string{"model", "runtime", "agent/wire"}, Tests: []string{"agent", "fleet", "state", "state/memory", "runtime/sim"}},
 	{Path: "api", Floor: 3, May: []string{"model", "state", "identity/...", "agent/wire", "runtime"}, Tests: []string{"state/memory", "runtime/sim"}},
 
 	{Path: "daemon", Floor: 4, May: []string{
@@ -63,6 +64,8 @@ var Foreign = map[string][]string{
 	"github.com/containerd/containerd": {"runtime/containerd"},
 	"github.com/danielgtaylor/huma":    {"api"},
 	"github.com/spf13/cobra":           {"cmd/gantry"},
+	"google.golang.org/grpc":           {"agent/wire/rpc", "runtime/containerd", "state/etcd"},
+	"google.golang.org/protobuf":       {"agent/wire/rpc"},
 }
 
 // File is what matters of one Go file.

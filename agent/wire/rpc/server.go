@@ -1,0 +1,287 @@
+package rpc
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/gantry-os/gantry/agent/wire"
+	"github.com/gantry-os/gantry/model"
+)
+
+// Fleet serves the sessions of agents. *fleet.Fleet does.
+type Fleet interface {
+	Dial(ctx context.Context, node wire.Node) wire.Link
+}
+
+// Config is what a Server has to work with.
+type Config struct {
+	TLS      *tls.Config                                     // required; it must demand and verify certificates of clients
+	Identify func(tls.ConnectionState) (model.NodeID, error) // required; returns whose the certificate is, or why it is not accepted
+	Gantry   string                                          // version of this program, for people
+	Logger   *slog.Logger                                    // required
+	Silence  time.Duration                                   // after which an agent that says nothing is taken for dead; default 10s
+	Timeout  time.Duration                                   // for the TLS handshake, and for the first message after it; default 10s
+	Rate     int                                             // sessions admitted in a second; default 1000
+	Conns    int                                             // connections open at once; default 30000
+	Protocol Version                                         // default Current; for tests
+}
+
+// Times of the server.
+const (
+	DefaultSilence = 10 * time.Second
+	longestWait    = time.Second      // for admission
+	callTimeout    = 10 * time.Second // until an agent opens the stream of a call
+	endTimeout     = 2 * time.Second  // for telling agents why this server ends
+)
+
+// maxCalls bounds how many calls one agent answers at once.
+const maxCalls = 64
+
+// maxSpecTexts bounds the cache of encoded specs.
+const maxSpecTexts = 4096
+
+func (c *Config) fill() {
+	c.Silence = cmp.Or(c.Silence, DefaultSilence)
+	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
+	c.Rate = cmp.Or(c.Rate, 1000)
+	c.Conns = cmp.Or(c.Conns, 30_000)
+	c.Protocol = cmp.Or(c.Protocol, Current)
+}
+
+// Server is the end of agents' connections in a server process. Run serves them; only while Lead runs are sessions let in.
+type Server struct {
+	cfg   Config
+	grpc  *grpc.Server
+	admit admission
+	wg    sync.WaitGroup // of goroutines of sessions
+
+	mu       sync.Mutex
+	leading  context.Context // nil while this server does not lead
+	fleet    Fleet
+	cluster  wire.Cluster
+	sessions map[model.NodeID]*session // the newest of each node
+
+	specsMu sync.Mutex
+	specs   map[*model.Spec][]byte
+}
+
+// NewServer returns a Server. Nothing is served before Run.
+func NewServer(cfg Config) (*Server, error) {
+	cfg.fill()
+	if cfg.TLS == nil || cfg.Identify == nil || cfg.Logger == nil {
+		return nil, errors.New("serve agents: a TLS configuration, a way to identify agents and a logger are needed")
+	}
+	s := &Server{
+		cfg:      cfg,
+		admit:    admission{every: time.Second / time.Duration(cfg.Rate), wait: longestWait},
+		sessions: map[model.NodeID]*session{},
+		specs:    map[*model.Spec][]byte{},
+	}
+	s.grpc = grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(cfg.TLS)),
+		grpc.ForceServerCodec(codec{}),
+		grpc.ConnectionTimeout(cfg.Timeout),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(maxCalls+8),
+		grpc.MaxHeaderListSize(8<<10),
+		// What an agent sends and nobody reads is held to one window for each stream.
+		grpc.StaticStreamWindowSize(64<<10),
+		grpc.StaticConnWindowSize(256<<10),
+		// Thousands of connections are idle at any time: they hold small buffers, or none.
+		grpc.ReadBufferSize(4<<10),
+		grpc.WriteBufferSize(16<<10),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 3 * cfg.Timeout, Time: cfg.Silence, Timeout: cfg.Silence}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: cfg.Silence / 4, PermitWithoutStream: true}),
+	)
+	s.grpc.RegisterService(service(), s)
+	return s, nil
+}
+
+// Run serves connections to l until ctx ends. It closes l.
+func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		s.endAll(func() error { return s.refusal() })
+		time.AfterFunc(endTimeout, s.grpc.Stop)
+		s.grpc.GracefulStop()
+		s.grpc.Stop()
+	})
+	err := s.grpc.Serve(&limited{Listener: l, free: make(chan struct{}, s.cfg.Conns)})
+	if stop() {
+		s.grpc.Stop()
+	} else {
+		<-ended
+	}
+	s.wg.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("serve agents: %w", err)
+}
+
+// Lead lets agents in and has f serve them, until ctx ends. Then all are told to go elsewhere.
+func (s *Server) Lead(ctx context.Context, f Fleet) error {
+	s.mu.Lock()
+	s.leading, s.fleet = ctx, f
+	s.mu.Unlock()
+	<-ctx.Done()
+	s.mu.Lock()
+	if s.leading == ctx {
+		s.leading, s.fleet = nil, nil
+	}
+	s.mu.Unlock()
+	s.endAll(func() error { return s.refusal() })
+	return context.Cause(ctx)
+}
+
+// SetCluster says where servers are and which leads. Connected agents are told, others when they ask.
+func (s *Server) SetCluster(c wire.Cluster) {
+	c.Servers = slices.Clone(c.Servers)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cluster.Leader == c.Leader && slices.Equal(s.cluster.Servers, c.Servers) {
+		return
+	}
+	s.cluster = c
+	for _, x := range s.sessions {
+		s.wg.Go(x.tellCluster)
+	}
+}
+
+// Recheck identifies the agents of all sessions anew, and ends those whose certificate is no longer accepted.
+func (s *Server) Recheck() {
+	for _, x := range s.all() {
+		if id, err := s.cfg.Identify(x.tls); err != nil || id != x.id {
+			x.cancel(&Refusal{Reason: WrongIdentity, Message: fmt.Sprintf("the certificate of node %s is no longer accepted", x.id)})
+		}
+	}
+}
+
+// Sessions returns how many agents are connected.
+func (s *Server) Sessions() int { return len(s.all()) }
+
+func (s *Server) all() []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.sessions))
+}
+
+// endAll ends all sessions, each with an error of its own.
+func (s *Server) endAll(why func() error) {
+	for _, x := range s.all() {
+		x.cancel(why())
+	}
+}
+
+// enter makes x the session of its node, in place of any older one, and returns who serves it. It fails when this server
+// does not lead.
+func (s *Server) enter(x *session) (context.Context, Fleet, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fleet == nil {
+		return nil, nil, s.refusalLocked()
+	}
+	if old := s.sessions[x.id]; old != nil {
+		old.cancel(errReplaced)
+	}
+	s.sessions[x.id] = x
+	return s.leading, s.fleet, nil
+}
+
+// leave forgets a session.
+func (s *Server) leave(x *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sessions[x.id] == x {
+		delete(s.sessions, x.id)
+	}
+}
+
+// leads reports whether this server serves agents.
+func (s *Server) leads() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fleet != nil
+}
+
+// refusal says who leads instead of this server.
+func (s *Server) refusal() *Refusal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refusalLocked()
+}
+
+func (s *Server) refusalLocked() *Refusal { return notLeader(s.cluster, jitter(time.Second)) }
+
+func (s *Server) where() wire.Cluster {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cluster
+}
+
+// specText encodes a spec, once for all sessions. A spec never changes.
+func (s *Server) specText(spec *model.Spec) ([]byte, error) {
+	s.specsMu.Lock()
+	defer s.specsMu.Unlock()
+	if text, ok := s.specs[spec]; ok {
+		return text, nil
+	}
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return nil, err
+	}
+	if len(s.specs) >= maxSpecTexts {
+		clear(s.specs)
+	}
+	s.specs[spec] = text
+	return text, nil
+}
+
+// limited is a listener that closes connections beyond a number at once.
+type limited struct {
+	net.Listener
+	free chan struct{} // holds an element for each connection
+}
+
+// Accept implements net.Listener.
+func (l *limited) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case l.free <- struct{}{}:
+			return &counted{Conn: c, gone: sync.OnceFunc(func() { <-l.free })}, nil
+		default:
+			_ = c.Close()
+		}
+	}
+}
+
+// counted is a connection that gives its place back.
+type counted struct {
+	net.Conn
+	gone func()
+}
+
+// Close implements net.Conn.
+func (c *counted) Close() error {
+	c.gone()
+	return c.Conn.Close()
+}
