@@ -117,7 +117,7 @@ func TestCampaign(t *testing.T) {
 
 // TestFailover protects how soon writes are accepted again after the leader died. GANTRY_KILLS=n has it die n times.
 func TestFailover(t *testing.T) {
-	kills := 3
+	kills := 2
 	if n, err := strconv.Atoi(os.Getenv("GANTRY_KILLS")); err == nil {
 		kills = n
 	} else if testing.Short() {

@@ -272,6 +272,7 @@ func (s *shared) Reopen(t *testing.T) *state.DB {
 
 // TestClusterConformance protects that all that a store promises holds for servers that each have a member of their own.
 func TestClusterConformance(t *testing.T) {
+	t.Parallel()
 	c := newServers(t, 3)
 	conformance.Run(t, func(t *testing.T) conformance.Storage {
 		if _, err := c.at[0].link.Load().client.Delete(t.Context(), root, prefix); err != nil {
@@ -283,6 +284,7 @@ func TestClusterConformance(t *testing.T) {
 
 // TestIncrements protects that servers which write the same record at the same time lose no write.
 func TestIncrements(t *testing.T) {
+	t.Parallel()
 	c := newServers(t, 3)
 	each := 60
 	if testing.Short() {
@@ -313,6 +315,7 @@ func TestIncrements(t *testing.T) {
 
 // TestFresh protects that a view after Fresh has what any server acknowledged before, and that Lag says how old views may be.
 func TestFresh(t *testing.T) {
+	t.Parallel()
 	c := newServers(t, 3)
 	for n := range uint64(30) {
 		if err := increment(t.Context(), c.at[n%3], "/n"); err != nil {
@@ -478,6 +481,9 @@ func TestMoveLeader(t *testing.T) {
 
 // TestReload protects that a changed CA comes into use by itself, one member after the other, while writes go on.
 func TestReload(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIP: slow")
+	}
 	t.Parallel()
 	c := newServers(t, 3)
 	var writing sync.WaitGroup

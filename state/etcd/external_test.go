@@ -63,6 +63,10 @@ func (r *remote) Reopen(t *testing.T) *state.DB {
 
 // TestExternalConformance protects that all that a store promises holds with an etcd that somebody else runs.
 func TestExternalConformance(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIP: slow")
+	}
+	t.Parallel()
 	at := outside(t, maxOps+1)
 	conformance.Run(t, func(t *testing.T) conformance.Storage {
 		s := open(t, Config{External: at})
@@ -77,6 +81,7 @@ func TestExternalConformance(t *testing.T) {
 // TestExternal protects that others may write to the same etcd, that a lease decides who leads, and that a leader that dies is
 // followed soon.
 func TestExternal(t *testing.T) {
+	t.Parallel()
 	at := outside(t, maxOps+1)
 	a, b := open(t, Config{External: at, Name: "a"}), open(t, Config{External: at, Name: "b"})
 	for n := range uint64(20) {
@@ -121,7 +126,7 @@ func TestExternal(t *testing.T) {
 		t.Fatal("two lead")
 	case <-lost:
 		t.Fatal("the leader lost its lease")
-	case <-time.After(leaseTime * 2):
+	case <-time.After(leaseTime * 3 / 2):
 	}
 	a.cancel() // as if it had died: nothing keeps the lease
 	died := time.Now()

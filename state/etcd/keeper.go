@@ -68,11 +68,11 @@ func (k *keeper) wait(tick <-chan time.Time) error {
 	case <-k.living.Done():
 		return nil
 	case <-died:
-		return k.park(errors.New("the member has failed"))
+		return k.revive()
 	case <-stopped:
 		select {
 		case <-died:
-			return k.park(errors.New("the member has failed"))
+			return k.revive()
 		default:
 		}
 		return fmt.Errorf("%w: %w", state.ErrUnavailable, ErrRemoved)
@@ -116,6 +116,14 @@ func (k *keeper) look(l *link) error {
 	return nil
 }
 
+// revive starts a member again that has failed, at once if it can.
+func (k *keeper) revive() error {
+	if err := k.park(errors.New("the member has failed")); err != nil {
+		return err
+	}
+	return k.resume()
+}
+
 // aloneNow reports whether no other member could go on without this one.
 func (s *Store) aloneNow(l *link) bool {
 	voters := 0
@@ -132,10 +140,6 @@ func (s *Store) aloneNow(l *link) bool {
 func (s *Store) park(why error) error {
 	s.committing.Lock()
 	defer s.committing.Unlock()
-	return s.parkLocked(why)
-}
-
-func (s *Store) parkLocked(why error) error {
 	s.log.Error("the member rests until it can go on", "dir", s.cfg.Dir, "err", why)
 	s.parked = fmt.Errorf("%w: this server's member rests: %w", state.ErrUnavailable, why)
 	l := s.link.Load()
