@@ -19,7 +19,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/gantry-os/gantry/agent"
 	"github.com/gantry-os/gantry/api/client"
 	"github.com/gantry-os/gantry/fleet"
 	"github.com/gantry-os/gantry/identity"
@@ -61,27 +60,11 @@ func Run(ctx context.Context, o Options, ready func(Running) error) (err error) 
 type daemon struct {
 	Options
 	started time.Time
-	ends    []func() error // what undoes the steps of opening, newest last
+	undo
 
-	auth   *identity.Authenticator
-	store  *etcd.Store
-	engine *engine
-	agent  *agent.Agent
-	node   model.Node
-
-	endAgent func() // ends the agent's pumps and waits for that; instances run on
-}
-
-// later registers what undoes a step.
-func (d *daemon) later(end func() error) { d.ends = append(d.ends, end) }
-
-// close undoes all steps, newest first.
-func (d *daemon) close() error {
-	var errs []error
-	for i := len(d.ends) - 1; i >= 0; i-- {
-		errs = append(errs, d.ends[i]())
-	}
-	return errors.Join(errs...)
+	auth  *identity.Authenticator
+	store *etcd.Store
+	host  *host
 }
 
 // open takes the data directory and starts what everything else stands on.
@@ -100,7 +83,10 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openAuth(); err != nil {
 		return err
 	}
-	if err := d.openEngine(); err != nil { // it goes on starting beside the store
+	d.host = &host{
+		HostOptions: d.HostOptions, dataDir: d.DataDir, bin: d.Bin, cluster: d.cluster(), addr: nodeAddr, logger: d.Logger, later: d.later,
+	}
+	if err := d.host.openEngine(); err != nil { // it goes on starting beside the store
 		return err
 	}
 	dir := filepath.Join(d.DataDir, "etcd")
@@ -109,7 +95,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return fmt.Errorf("open the store: %w", err)
 	}
 	d.later(d.store.Close)
-	return d.openAgent()
+	return d.host.openAgent()
 }
 
 // letThrough lets the programs of other users get to their sandboxes below dir. What they may not see is closed itself.
@@ -150,7 +136,7 @@ var errAsked = errors.New("a user asked the server to end")
 
 // serve runs all parts until one fails or the end is asked for, then ends the instances if that was asked for too.
 func (d *daemon) serve(ctx context.Context, ready func(Running) error) error {
-	leader, err := d.store.Lead(ctx, d.node.Name)
+	leader, err := d.store.Lead(ctx, d.host.node.Name)
 	if err != nil {
 		return err
 	}
@@ -171,10 +157,10 @@ func (d *daemon) serve(ctx context.Context, ready func(Running) error) error {
 		err = nil
 	}
 	if endInstances.Load() {
-		d.endAgent() // or it would start again what ends
+		d.host.endAgent() // or it would start again what ends
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
-		err = errors.Join(err, d.agent.StopAll(ctx))
+		err = errors.Join(err, d.host.agent.StopAll(ctx))
 	}
 	return err
 }
@@ -200,7 +186,7 @@ func (d *daemon) runParts(ctx context.Context, leader state.Store, l net.Listene
 func (d *daemon) sessions(ctx context.Context, fl *fleet.Fleet) error {
 	for ctx.Err() == nil {
 		session, cancel := context.WithCancel(ctx)
-		err := d.agent.Session(session, fl.Dial(session, d.agent))
+		err := d.host.agent.Session(session, fl.Dial(session, d.host.agent))
 		cancel()
 		if ctx.Err() == nil {
 			d.Logger.Warn("the agent's session ended; it connects again", "error", err)
@@ -219,7 +205,7 @@ func (d *daemon) announce(ctx context.Context, fl *fleet.Fleet, addr net.Addr, r
 	if d.auth.Mode() == identity.ModeToken {
 		local.TokenFile = TokenFile(d.DataDir)
 	}
-	if err := fl.WaitNode(ctx, d.node.ID); err != nil {
+	if err := fl.WaitNode(ctx, d.host.node.ID); err != nil {
 		return err
 	}
 	remove, err := client.Announce(local)
@@ -227,7 +213,7 @@ func (d *daemon) announce(ctx context.Context, fl *fleet.Fleet, addr net.Addr, r
 		return fmt.Errorf("announce the server: %w", err)
 	}
 	defer remove()
-	if err := ready(Running{Local: local, Node: d.node}); err != nil {
+	if err := ready(Running{Local: local, Node: d.host.node}); err != nil {
 		return fmt.Errorf("say that the server is ready: %w", err)
 	}
 	<-ctx.Done()
