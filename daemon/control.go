@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -17,8 +16,6 @@ import (
 	"github.com/gantry-os/gantry/fleet"
 	"github.com/gantry-os/gantry/identity"
 	"github.com/gantry-os/gantry/model"
-	"github.com/gantry-os/gantry/orchestrator/app"
-	"github.com/gantry-os/gantry/scheduler"
 	"github.com/gantry-os/gantry/state"
 )
 
@@ -37,39 +34,35 @@ type ControlConfig struct {
 type Control struct {
 	Fleet *fleet.Fleet // takes the sessions of agents
 
-	apps    *app.Loop
-	places  *scheduler.Loop
+	loops   *loops
 	handler http.Handler
 }
 
 // NewControl puts the parts together. Nothing happens before Run.
 func NewControl(c ControlConfig) (*Control, error) {
-	part := func(name string) *slog.Logger { return c.Logger.With("part", name) }
-	fl := fleet.New(c.Store, fleet.Config{Now: time.Now, Logger: part("fleet")})
-	places := scheduler.New(c.Store, scheduler.Config{Now: time.Now, Logger: part("scheduler")})
+	l := newLoops(c.Store, c.KeepStopped, c.Logger)
+	handler, err := newHandler(api.Config{
+		Store: c.Store, Auth: c.Auth, Nodes: l.fleet.Node, Info: c.Info, Shutdown: c.Shutdown, Logger: c.Logger.With("part", "api"), Placer: l.places,
+	})
+	return &Control{Fleet: l.fleet, loops: l, handler: handler}, err
+}
+
+// newHandler makes the API with metrics of this process.
+func newHandler(c api.Config) (http.Handler, error) {
 	meters := prometheus.NewRegistry()
 	meters.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	handler, err := api.New(api.Config{
-		Store: c.Store, Auth: c.Auth, Nodes: fl.Node, Info: c.Info, Shutdown: c.Shutdown, Logger: part("api"),
-		Meters: meters, Gather: meters, Placer: places,
-	})
+	c.Meters, c.Gather = meters, meters
+	handler, err := api.New(c)
 	if err != nil {
 		return nil, fmt.Errorf("make the API: %w", err)
 	}
-	return &Control{
-		Fleet:   fl,
-		apps:    app.New(c.Store, app.Config{Logger: part("orchestrator"), KeepStopped: c.KeepStopped.Std()}),
-		places:  places,
-		handler: handler,
-	}, nil
+	return handler, nil
 }
 
 // Run works, and serves the API on l, until ctx ends or a part fails.
 func (c *Control) Run(ctx context.Context, l net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return c.Fleet.Run(ctx) })
-	group.Go(func() error { return c.apps.Run(ctx) })
-	group.Go(func() error { return c.places.Run(ctx) })
+	group.Go(func() error { return c.loops.run(ctx) })
 	group.Go(func() error { return serveHTTP(ctx, l, c.handler) })
 	return group.Wait()
 }

@@ -87,6 +87,19 @@ func LoadOrCreateToken(path string) (Token, error) {
 	return t, nil
 }
 
+// KeepToken makes the file at path hold t, as LoadOrCreateToken does. It fails when it holds another.
+func KeepToken(path string, t Token) error {
+	err := createFile(path, []byte(t+"\n"))
+	if errors.Is(err, fs.ErrExist) {
+		have, err := LoadToken(path)
+		if err == nil && have != t {
+			err = fmt.Errorf("token file %s holds another cluster's token: move it away", path)
+		}
+		return err
+	}
+	return err
+}
+
 // LoadToken returns the token in the file at path; errors.Is(err, fs.ErrNotExist) holds when there is none.
 func LoadToken(path string) (Token, error) {
 	// Without O_NONBLOCK, opening a named pipe would wait for its writer.

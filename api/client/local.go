@@ -21,10 +21,11 @@ var ErrSeveralLocal = errors.New("several Gantrys run here")
 
 // Local is a cluster that runs on this machine, as its server announced it.
 type Local struct {
-	Addr      string    `json:"addr"`      // base address of its API, such as http://127.0.0.1:7070
-	TokenFile string    `json:"tokenFile"` // holds the admin token; empty without authentication
-	DataDir   string    `json:"dataDir"`   // absolute
-	PID       int       `json:"pid"`       // of the server
+	Addr      string    `json:"addr"`             // base address of its API, such as http://127.0.0.1:7070
+	TokenFile string    `json:"tokenFile"`        // holds the admin token; empty without authentication
+	CAFile    string    `json:"caFile,omitempty"` // holds what the certificate of an https address is checked by
+	DataDir   string    `json:"dataDir"`          // absolute
+	PID       int       `json:"pid"`              // of the server
 	Started   time.Time `json:"started"`
 }
 

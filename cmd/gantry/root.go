@@ -78,7 +78,7 @@ func (c *cli) root() *cobra.Command {
 	c.add(root, groupRun, c.runCommand, c.planCommand, c.scaleCommand, c.updateCommand, c.rollbackCommand, c.restartCommand, c.rmCommand)
 	c.add(root, groupLook, c.psCommand, c.statusCommand, c.logsCommand, c.execCommand, c.versionsCommand,
 		c.deploymentsCommand, c.eventsCommand, c.topCommand)
-	c.add(root, groupCluster, c.upCommand, c.downCommand, c.clusterCommand, c.nodesCommand, c.poolCommand, c.roleCommand, c.reservationCommand,
+	c.add(root, groupCluster, c.upCommand, c.downCommand, c.serverCommand, c.agentCommand, c.configCommand, c.clusterCommand, c.nodesCommand, c.poolCommand, c.roleCommand, c.reservationCommand,
 		c.volumeCommand, c.defragCommand, c.imageCommand, c.simulateCommand)
 	c.add(root, "", c.versionCommand, containerdCommand)
 	return root

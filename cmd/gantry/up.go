@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/gantry-os/gantry/api/client"
 	"github.com/gantry-os/gantry/daemon"
@@ -50,8 +52,16 @@ isolation, and images are refused.`,
 	flags.StringVar(&o.HTTPAddr, "http-addr", o.HTTPAddr, "address that the API listens on; port 0 takes a free one")
 	flags.BoolVar(&o.Ephemeral, "ephemeral", false, "use a temporary data directory and leave nothing behind")
 	flags.StringVar(&o.Auth, "auth", o.Auth, "token, or none on a loopback address")
-	flags.StringSliceVar(&o.PlainHTTP, "plain-http", nil, "registry host:port to speak to without TLS, beside those on loopback (repeatable)")
 	flags.Var((*durationFlag)(&o.KeepStopped), "keep-stopped", "how long records and logs of stopped instances are kept")
+	hostFlags(flags, &o.HostOptions)
+	levelFlag(flags, &f.logLevel)
+	flags.BoolVarP(&f.detach, "detach", "d", false, "return when it is ready, and go on in the background")
+	return cmd
+}
+
+// hostFlags are the flags of what runs instances on this machine.
+func hostFlags(flags *pflag.FlagSet, o *daemon.HostOptions) {
+	flags.StringSliceVar(&o.PlainHTTP, "plain-http", nil, "registry host:port to speak to without TLS, beside those on loopback (repeatable)")
 	flags.Var((*bytesFlag)(&o.LogSize), "log-size", "size at which a log file of a container is rotated")
 	flags.IntVar(&o.LogKeep, "log-keep", o.LogKeep, "rotated log files kept of each stream")
 	flags.Var((*cpuFlag)(&o.NodeCPUs), "node-cpus", "cores that instances may reserve in all (default: what this machine has)")
@@ -59,9 +69,19 @@ isolation, and images are refused.`,
 	flags.Var((*cpuFlag)(&o.Keep.CPUs), "reserve-cpus", "cores kept for the system, off what this machine has")
 	flags.Var((*bytesFlag)(&o.Keep.Memory), "reserve-memory", "memory kept for the system, off what this machine has (default: a tenth)")
 	declareFlags(flags, &o.Node)
-	flags.StringVar(&f.logLevel, "log-level", "warn", "least level of what Gantry logs about itself on stderr: debug, info, warn or error")
-	flags.BoolVarP(&f.detach, "detach", "d", false, "return when it is ready, and go on in the background")
-	return cmd
+}
+
+func levelFlag(flags *pflag.FlagSet, level *string) {
+	flags.StringVar(level, "log-level", "warn", "least level of what Gantry logs about itself on stderr: debug, info, warn or error")
+}
+
+// logger logs about Gantry itself.
+func (c *cli) logger(level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: write debug, info, warn or error", level)
+	}
+	return slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: l})), nil
 }
 
 // up runs the server here, or in the background.
@@ -91,11 +111,10 @@ func (c *cli) up(ctx context.Context, o daemon.Options, f upFlags) error {
 
 // upOptions completes and checks the options before anything is started.
 func (c *cli) upOptions(o *daemon.Options, f upFlags) error {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
-		return fmt.Errorf("--log-level %q: write debug, info, warn or error", f.logLevel)
+	var err error
+	if o.Logger, err = c.logger(f.logLevel); err != nil {
+		return err
 	}
-	o.Logger = slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: level}))
 	switch {
 	case o.Ephemeral && c.dataDir != "":
 		return errors.New("--ephemeral takes no --data-dir: it makes its own, and removes it")
@@ -104,17 +123,16 @@ func (c *cli) upOptions(o *daemon.Options, f upFlags) error {
 	case o.Ephemeral:
 		o.DataDir = os.TempDir()
 	default:
-		dir := c.dataDir
-		if dir == "" {
-			dir = client.DefaultDataDir()
-		}
-		abs, err := filepath.Abs(dir)
-		if err != nil {
+		if o.DataDir, err = c.absDataDir(); err != nil {
 			return err
 		}
-		o.DataDir = abs
 	}
 	return o.Validate()
+}
+
+// absDataDir returns the data directory of a server or an agent.
+func (c *cli) absDataDir() (string, error) {
+	return filepath.Abs(cmp.Or(c.dataDir, client.DefaultDataDir()))
 }
 
 // readyEnv names the file descriptor on which a server in the background says that it is ready.

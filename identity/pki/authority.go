@@ -5,7 +5,9 @@ import (
 	"crypto/cipher"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -349,4 +351,11 @@ func replaceFile(path string, content []byte) (err error) {
 		return nil // it is replaced
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// Secret returns 32 bytes that all servers of the cluster have in common, and nobody else has: others for each purpose.
+func (a *Authority) Secret(purpose string) []byte {
+	h := hmac.New(sha256.New, a.seal)
+	h.Write([]byte(purpose))
+	return h.Sum(nil)
 }

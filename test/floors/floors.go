@@ -49,6 +49,7 @@ var Rooms = []Room{
 
 	{Path: "cmd/gantry", Floor: 5, May: []string{"api/client", "model"}, Files: map[string][]string{
 		"up.go":         {"daemon"},
+		"server.go":     {"daemon"},
 		"containerd.go": {"runtime/containerd/engine"},
 		"simulate.go":   {"scheduler/replay"},
 	}},

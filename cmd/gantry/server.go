@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gantry-os/gantry/api/client"
+	"github.com/gantry-os/gantry/daemon"
+	"github.com/gantry-os/gantry/model"
+)
+
+func (c *cli) serverCommand() *cobra.Command {
+	o := &daemon.ServerOptions{KeepStopped: daemon.DefaultOptions().KeepStopped}
+	level := new(string)
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run a server of a cluster",
+		Long: `Run a server of a cluster of several machines: it keeps the truth, decides, and answers the API. Nodes are agents.
+
+The first server makes the cluster and its certificate authority. Further ones join it with a token; three or five of
+them go on when one or two are lost. A server listens on four ports in a row: the API, agents, and two for other servers.
+
+Settings may also stand in a file in YAML, under the names of the flags (--config). Flags win over environment variables
+such as GANTRY_SERVER_ADVERTISE, and those over the file. gantry config check says whether a file is right.`,
+		Example: `  gantry server --advertise 10.0.0.1:7070
+  gantry server --advertise 10.0.0.2:7070 --join 10.0.0.1:7070 --token "$(cat token)"
+  gantry server --config /etc/gantry/server.yaml`,
+		Args: args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := settings(cmd.Flags(), "GANTRY_SERVER_", c.getenv); err != nil {
+				return usageError{err}
+			}
+			return c.server(cmd.Context(), *o, *level)
+		},
+	}
+	flags := cmd.Flags()
+	flags.String("config", "", "file with settings, in YAML")
+	flags.StringVar(&o.Name, "name", "", "name of the server, its own in the cluster (default: the host name)")
+	flags.StringVar(&o.Listen, "listen", "0.0.0.0:"+strconv.Itoa(daemon.DefaultPort), "address that the API listens on; the three ports after it are taken, too")
+	flags.StringVar(&o.Advertise, "advertise", "", "host:port at which other machines reach the API (default: the only address of this machine)")
+	flags.StringVar(&o.Join, "join", "", "host:port of a server of the cluster to join")
+	flags.StringVar(&o.Token, "token", "", "join token, which gantry token create --role server makes")
+	flags.Var((*durationFlag)(&o.KeepStopped), "keep-stopped", "how long records and logs of stopped instances are kept")
+	levelFlag(flags, level)
+	return cmd
+}
+
+// server runs a server here.
+func (c *cli) server(ctx context.Context, o daemon.ServerOptions, level string) error {
+	if err := c.serverOptions(&o, level); err != nil {
+		return usageError{err}
+	}
+	return c.untilSignal(ctx, func(ctx context.Context) error {
+		return daemon.RunServer(ctx, o, func(l client.Local) error {
+			fmt.Fprintf(c.out, "Server %s is ready at %s (token in %s).\n", o.Name, l.Addr, l.TokenFile)
+			fmt.Fprintln(c.out, "Next: gantry token create --role agent, then on each machine: gantry agent --join "+o.Advertise+" --token TOKEN")
+			return nil
+		})
+	})
+}
+
+func (c *cli) serverOptions(o *daemon.ServerOptions, level string) (err error) {
+	if o.Logger, err = c.logger(level); err != nil {
+		return err
+	}
+	if o.DataDir, err = c.absDataDir(); err != nil {
+		return err
+	}
+	if o.Name == "" {
+		if o.Name, err = os.Hostname(); err != nil {
+			return err
+		}
+	}
+	if o.Advertise == "" {
+		if o.Advertise, err = onlyAddress(o.Listen); err != nil {
+			return err
+		}
+	}
+	return o.Validate()
+}
+
+// onlyAddress returns where a machine with one address is reached.
+func onlyAddress(listen string) (string, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", fmt.Errorf("--listen %q: write host:port", listen)
+	}
+	if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() {
+		return listen, nil
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			found = append(found, n.IP.String())
+		}
+	}
+	if len(found) != 1 {
+		return "", fmt.Errorf("--advertise is missing: write the address at which other machines reach this one, of %v", found)
+	}
+	return net.JoinHostPort(found[0], port), nil
+}
+
+// untilSignal runs a long-lived command.
+func (c *cli) untilSignal(ctx context.Context, run func(context.Context) error) error {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // whoever read the output may go away, see up
+	err := run(ctx)
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (c *cli) agentCommand() *cobra.Command {
+	o := &daemon.AgentOptions{HostOptions: daemon.DefaultHost()}
+	level := new(string)
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Make this machine a node of a cluster",
+		Long: `Make this machine a node of a cluster: it runs instances that servers give it, and goes on with them when no server is
+in reach. Its end leaves instances running; the next start adopts them.
+
+With --join and --token it joins once; later it knows its cluster by itself.`,
+		Example: `  gantry agent --join 10.0.0.1:7070 --token "$(cat token)"
+  gantry agent --zone a --attribute rack=r1`,
+		Args: args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := settings(cmd.Flags(), "GANTRY_AGENT_", c.getenv); err != nil {
+				return usageError{err}
+			}
+			return c.agent(cmd.Context(), *o, *level)
+		},
+	}
+	flags := cmd.Flags()
+	flags.String("config", "", "file with settings, in YAML")
+	flags.StringVar(&o.Join, "join", "", "host:port of a server of the cluster to join")
+	flags.StringVar(&o.Token, "token", "", "join token, which gantry token create --role agent makes")
+	flags.StringVar(&o.Advertise, "advertise", "", "address at which its instances are reached (default: the one by which it reaches servers)")
+	hostFlags(flags, &o.HostOptions)
+	levelFlag(flags, level)
+	return cmd
+}
+
+// agent runs a node here.
+func (c *cli) agent(ctx context.Context, o daemon.AgentOptions, level string) (err error) {
+	if o.Logger, err = c.logger(level); err != nil {
+		return usageError{err}
+	}
+	if o.DataDir, err = c.absDataDir(); err != nil {
+		return err
+	}
+	if err := o.Validate(); err != nil {
+		return usageError{err}
+	}
+	return c.untilSignal(ctx, func(ctx context.Context) error {
+		return daemon.RunAgent(ctx, o, func(n model.Node) error {
+			fmt.Fprintf(c.out, "Agent of node %s (%s) is ready.\n", n.ID, n.Name)
+			return nil
+		})
+	})
+}
