@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -42,6 +43,18 @@ type Config struct {
 
 	// Placer is asked what would fit, and why something does not. Without one such questions are answered with 503.
 	Placer Placer
+
+	// Servers is the cluster of servers. Without it this server is alone: it refuses what is done to a cluster.
+	Servers Servers
+
+	// Revoke refuses the certificates of a machine whose node is removed, in the same transaction. Optional.
+	Revoke func(tx *state.Tx, id model.MachineID, why string, now time.Time)
+
+	// Leader returns the address of the server that leads, host:port (then by TLS) or with a scheme, empty when none does,
+	// and whether it is this one. Optional: then this one always leads. What only the leader can answer is passed on to it
+	// through Forward; without that, this server answers as well as it can.
+	Leader  func() (addr string, self bool)
+	Forward http.RoundTripper
 
 	// Info describes the server; its counts and Auth are filled in by the Handler.
 	Info client.Info
@@ -97,6 +110,9 @@ type server struct {
 	mux     *http.ServeMux
 	openapi []byte
 	meters  *meters
+
+	forwarding chan struct{} // has a token for each request on its way to the leader
+	backing    sync.Mutex    // held while a backup is made
 }
 
 // New returns the handler of the native API.
@@ -104,7 +120,7 @@ func New(c Config) (http.Handler, error) {
 	if err := c.fillDefaults(); err != nil {
 		return nil, err
 	}
-	s := &server{Config: c, mux: http.NewServeMux()}
+	s := &server{Config: c, mux: http.NewServeMux(), forwarding: make(chan struct{}, maxForwarded)}
 	s.Info.Auth = string(c.Auth.Mode())
 	var err error
 	if s.meters, err = newMeters(c.Meters, s); err != nil {

@@ -218,6 +218,7 @@ type door struct {
 	c      *client.Client
 	log    bytes.Buffer
 	asked  chan client.Shutdown
+	more   func(*Config) // what a test adds
 
 	mu  sync.Mutex
 	now time.Time
@@ -256,7 +257,7 @@ func (d *door) serve(h http.Handler, tweak func(*http.Server)) {
 }
 
 func (d *door) handler() http.Handler {
-	h, err := New(Config{
+	c := Config{
 		Store: d.db, Auth: identity.WithToken(d.token), Now: d.clock, NewID: d.nextID, Placer: d.placer,
 		Nodes: func(id model.NodeID) (wire.Node, bool) {
 			d.mu.Lock()
@@ -266,7 +267,11 @@ func (d *door) handler() http.Handler {
 		Info:     client.Info{Version: "test", Started: epoch},
 		Shutdown: func(s client.Shutdown) { d.asked <- s },
 		Logger:   slog.New(slog.NewTextHandler(&d.log, nil)),
-	})
+	}
+	if d.more != nil {
+		d.more(&c)
+	}
+	h, err := New(c)
 	if err != nil {
 		d.t.Fatal(err)
 	}

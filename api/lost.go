@@ -41,6 +41,9 @@ func (s *server) removeNode(ctx context.Context, in *removeNodeInput) (*reply[cl
 		}
 		tx.DeleteNode(n.ID)
 		tx.DeleteSettings(n.ID)
+		if s.Revoke != nil {
+			s.Revoke(tx, model.MachineOf(model.AgentMachine, string(n.ID)), "its node was removed", s.Now())
+		}
 		tx.Emit(model.Event{Type: "node.removed", Node: n.ID, Message: removedWords(&out)})
 		return nil
 	})

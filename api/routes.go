@@ -22,6 +22,7 @@ type route struct {
 	status       int   // of success, 200 when 0
 	errors       []int // beside 401, 422 for bad parameters, and 500
 	also         extra
+	by           reach
 	add          func(*server, huma.Operation)
 }
 
@@ -41,6 +42,9 @@ const (
 
 // errors of operations that take JSON.
 var bodyErrors = []int{badStatus, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, conflictStatus, unavailableStatus}
+
+// errors of operations on the cluster of servers.
+var clusterErrors = []int{conflictStatus, unavailableStatus}
 
 func and(list []int, more ...int) []int { return append(append([]int(nil), list...), more...) }
 
@@ -72,12 +76,12 @@ func routes() []route {
 		{method: get, path: "/v1/apps/{app}/versions", access: identity.Read, id: "list-versions", tag: "apps", add: handle((*server).listVersions),
 			summary: "List the kept versions of an app, newest first", errors: []int{notFoundStatus}},
 
-		{method: post, path: "/v1/plan", access: identity.Read, id: "plan", tag: "placement", add: handle((*server).plan),
+		{method: post, path: "/v1/plan", access: identity.Read, id: "plan", by: leaderAnswer, tag: "placement", add: handle((*server).plan),
 			summary: "Say whether an app would fit now, where, and what would be ended for it", description: "Takes the spec that a write would take, and changes nothing.",
 			errors: bodyErrors, also: takes[model.Spec]},
-		{method: get, path: "/v1/apps/{app}/funnel", access: identity.Read, id: "get-funnel", tag: "placement", add: handle((*server).getFunnel),
+		{method: get, path: "/v1/apps/{app}/funnel", access: identity.Read, id: "get-funnel", by: leaderAnswer, tag: "placement", add: handle((*server).getFunnel),
 			summary: "Say how the nodes are narrowed down for one more instance of an app", errors: []int{notFoundStatus, unavailableStatus}},
-		{method: get, path: "/v1/moves", access: identity.Read, id: "list-moves", tag: "placement", add: handle((*server).listMoves),
+		{method: get, path: "/v1/moves", access: identity.Read, id: "list-moves", by: leaderAnswer, tag: "placement", add: handle((*server).listMoves),
 			summary: "List the moves that would leave free room in larger pieces", errors: []int{notFoundStatus, unavailableStatus}},
 
 		{method: get, path: "/v1/roles", access: identity.Read, id: "list-roles", tag: "sharing", add: handle((*server).listRoles),
@@ -113,10 +117,10 @@ func routes() []route {
 			summary: "List instances, newest first", errors: []int{notFoundStatus}},
 		{method: get, path: "/v1/instances/{id}", access: identity.Read, id: "get-instance", tag: "instances", add: handle((*server).getInstance),
 			summary: "Get an instance", errors: []int{notFoundStatus}},
-		{method: get, path: "/v1/instances/{id}/logs", access: identity.Read, id: "read-logs", tag: "instances", add: handle((*server).readLogs),
+		{method: get, path: "/v1/instances/{id}/logs", access: identity.Read, id: "read-logs", by: leaderStream, tag: "instances", add: handle((*server).readLogs),
 			summary: "Read the output of a container", description: "A stream of text, sent as the container writes it. Instances that are over are kept with their logs for a while.",
 			errors: []int{notFoundStatus, conflictStatus, unavailableStatus}, also: sends("text/plain", "The output, as bytes.")},
-		{method: get, path: "/v1/instances/{id}/exec", access: identity.Write, id: "exec", tag: "instances", add: handle((*server).exec),
+		{method: get, path: "/v1/instances/{id}/exec", access: identity.Write, id: "exec", by: leaderStream, tag: "instances", add: handle((*server).exec),
 			summary: "Run a program beside a container", description: execDescription, status: http.StatusSwitchingProtocols,
 			errors: []int{badStatus, notFoundStatus, conflictStatus, unavailableStatus}},
 
@@ -149,11 +153,11 @@ func routes() []route {
 		{method: post, path: "/v1/nodes/{id}/drain", access: identity.Write, id: "drain-node", tag: "nodes", add: handle((*server).drainNode),
 			summary: "Move the instances of a node away, and let it take no new work", description: "Instances move as the update policies of their apps allow, until the deadline if there is one. The body may be left out.",
 			errors: and(bodyErrors, notFoundStatus), also: mayTake[client.Drain]},
-		{method: get, path: "/v1/usage", access: identity.Read, id: "get-usage", tag: "nodes", add: handle((*server).getUsage),
+		{method: get, path: "/v1/usage", access: identity.Read, id: "get-usage", by: leaderAnswer, tag: "nodes", add: handle((*server).getUsage),
 			summary: "What nodes and instances use now", description: "At most a few seconds old. Nodes that do not answer are left out.", errors: []int{unavailableStatus}},
-		{method: get, path: "/v1/images", access: identity.Read, id: "list-images", tag: "nodes", add: handle((*server).listImages),
+		{method: get, path: "/v1/images", access: identity.Read, id: "list-images", by: leaderAnswer, tag: "nodes", add: handle((*server).listImages),
 			summary: "List the images on a node", errors: []int{notFoundStatus, conflictStatus, unavailableStatus}},
-		{method: post, path: "/v1/images", access: identity.Admin, id: "import-images", tag: "nodes", add: handle((*server).importImages),
+		{method: post, path: "/v1/images", access: identity.Admin, id: "import-images", by: leaderStream, tag: "nodes", add: handle((*server).importImages),
 			summary: "Load images into a node", description: "The body is an OCI or Docker archive of at most 16 GiB, which is passed on as it comes.",
 			errors: []int{badStatus, notFoundStatus, conflictStatus, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, unavailableStatus}, also: takesArchive},
 
@@ -165,6 +169,25 @@ func routes() []route {
 		{method: post, path: "/v1/cluster/resume-replacement", access: identity.Write, id: "resume-replacement", tag: "server", add: handle((*server).resumeReplacement),
 			summary: "Replace instances on lost nodes though many nodes are lost", description: "Ends the pause that Gantry makes by itself when many nodes are lost at once.",
 			errors: []int{conflictStatus, unavailableStatus}},
+		{method: get, path: "/v1/cluster", access: identity.Read, id: "get-cluster", tag: "cluster", add: handle((*server).getCluster),
+			summary: "Describe the servers", description: "As the server that answers sees them; it asks each for a sign of life.", errors: clusterErrors},
+		{method: post, path: "/v1/cluster/servers/{name}/promote", access: identity.Admin, id: "promote-server", tag: "cluster", add: handle((*server).promoteServer),
+			summary: "Give a server its vote", description: "A server that joins does that for itself once it has caught up.", errors: and(clusterErrors, notFoundStatus)},
+		{method: del, path: "/v1/cluster/servers/{name}", access: identity.Admin, id: "remove-server", by: leaderAnswer, tag: "cluster", add: handle((*server).removeServer),
+			summary: "Take a server out of the cluster", description: "Refused when those that would be left could not go on. Its certificates are revoked. " +
+				"When it is the leader, leadership is handed over first, and this answers 503 once: ask again.", errors: and(clusterErrors, notFoundStatus)},
+		{method: post, path: "/v1/cluster/rotate-ca", access: identity.Admin, id: "rotate-ca", tag: "cluster", add: handle((*server).rotateCA),
+			summary: "Replace the cluster's authority", description: "Answers when the rotation has begun; GET /v1/cluster tells how it goes. No machine is cut off.", errors: clusterErrors},
+		{method: get, path: "/v1/tokens", access: identity.Admin, id: "list-tokens", tag: "cluster", add: handle((*server).listTokens),
+			summary: "List join tokens, without their secrets", errors: []int{conflictStatus}},
+		{method: post, path: "/v1/tokens", access: identity.Admin, id: "create-token", tag: "cluster", add: handle((*server).createToken),
+			summary: "Make a token for machines to join with", description: "Its text is in this answer and nowhere else.", errors: bodyErrors, also: takes[client.NewToken]},
+		{method: del, path: "/v1/tokens/{id}", access: identity.Admin, id: "delete-token", tag: "cluster", add: handle((*server).deleteToken),
+			summary: "Make a join token useless", description: "Machines that joined with it stay.", errors: and(clusterErrors, notFoundStatus)},
+		{method: get, path: "/v1/backup", access: identity.Admin, id: "backup", tag: "cluster", add: handle((*server).backup),
+			summary: "Take a backup of all that is stored", description: "A line of JSON with the size and SHA-256 of what follows it: the store's snapshot, which was checked before. " +
+				"An answer that ends early is cut off. Secrets of the cluster are in it. With fresh=true it has all that was acknowledged before.",
+			errors: clusterErrors, also: sends("application/octet-stream", "The backup.")},
 		{method: post, path: "/v1/shutdown", access: identity.Admin, id: "shutdown", tag: "server", add: handle((*server).shutdown),
 			summary: "End the server", description: "Answers before the server ends. The body may be left out.", status: 202,
 			errors: []int{badStatus, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType}, also: mayTake[client.Shutdown]},
@@ -182,7 +205,7 @@ func (r route) register(s *server) {
 	op := huma.Operation{
 		Method: r.method, Path: r.path, OperationID: r.id, Tags: []string{r.tag}, Summary: r.summary, Description: r.description,
 		DefaultStatus: r.status, Errors: r.errors,
-		Middlewares: huma.Middlewares{s.guard(r.access)},
+		Middlewares: huma.Middlewares{s.guard(r.access), s.passOn(r.by)},
 		Extensions:  map[string]any{"x-gantry-access": r.access.String()},
 	}
 	op.Errors = and(op.Errors, http.StatusInternalServerError)
@@ -190,13 +213,21 @@ func (r route) register(s *server) {
 		op.Security = []map[string][]string{{"token": {}}}
 		op.Errors = and(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusUnprocessableEntity)
 	}
+	reads := r.method == http.MethodGet && r.access != identity.Public
+	if reads {
+		op.Middlewares = append(op.Middlewares, s.fresh)
+		op.Errors = and(op.Errors, unavailableStatus)
+	}
 	r.add(s, op)
+	item := s.api.OpenAPI().Paths[r.path]
+	doc := map[string]*huma.Operation{
+		http.MethodGet: item.Get, http.MethodPut: item.Put, http.MethodPost: item.Post, http.MethodDelete: item.Delete,
+	}[r.method]
 	if r.also != nil {
-		item := s.api.OpenAPI().Paths[r.path]
-		doc := map[string]*huma.Operation{
-			http.MethodGet: item.Get, http.MethodPut: item.Put, http.MethodPost: item.Post, http.MethodDelete: item.Delete,
-		}[r.method]
 		r.also(s.api.OpenAPI().Components.Schemas, doc)
+	}
+	if reads {
+		describeFresh(doc)
 	}
 }
 

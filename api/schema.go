@@ -29,6 +29,7 @@ func humaConfig() huma.Config {
 		{Name: "placement", Description: "What would fit where, and why something does not."},
 		{Name: "sharing", Description: "Who may take how much: roles, pools, reservations and persistent volumes."},
 		{Name: "nodes", Description: "The machines, and the images on them."},
+		{Name: "cluster", Description: "The servers as a whole: who they are, who may join, and backups."},
 		{Name: "server", Description: "The server itself."},
 	}
 	return c

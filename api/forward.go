@@ -1,0 +1,113 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+)
+
+// ForwardedHeader marks a request that a server passed on to the leader, with the address it was passed to.
+const ForwardedHeader = "Gantry-Forwarded"
+
+const (
+	// forwardTimeout bounds a call that is no stream. It is longer than what the leader takes at most.
+	forwardTimeout = 30 * time.Second
+	// maxForwarded is how many requests may be on their way to the leader at once.
+	maxForwarded = 512
+)
+
+// reach says who can answer a call, beside any server.
+type reach int
+
+const (
+	anyServer    reach = iota // from what is stored
+	leaderAnswer              // who has the nodes' sessions and the scheduler
+	leaderStream              // likewise, for as long as the client wants
+)
+
+// Answers of a server that cannot find the leader.
+var (
+	errNoLeader = unavailable("no server leads at the moment; try again")
+	errTooMany  = unavailable("too many requests wait for the leader; try again")
+)
+
+// passOn gives calls that only the leader can answer to the leader.
+func (s *server) passOn(how reach) func(huma.Context, func(huma.Context)) {
+	return func(ctx huma.Context, next func(huma.Context)) {
+		if how == anyServer || s.Leader == nil {
+			next(ctx)
+			return
+		}
+		addr, self := s.Leader()
+		r, w := humago.Unwrap(ctx)
+		switch {
+		case self:
+			next(ctx)
+		case r.Header.Get(ForwardedHeader) != "" || addr == "":
+			writeProblem(w, errNoLeader)
+		case s.Forward == nil:
+			next(ctx)
+		default:
+			s.forward(w, r, addr, how)
+		}
+	}
+}
+
+// forward has the server at addr answer a request.
+func (s *server) forward(w http.ResponseWriter, r *http.Request, addr string, how reach) {
+	to, err := leaderURL(addr)
+	if err != nil {
+		s.Logger.Error("the leader's address is of no use", "addr", addr, "err", err)
+		writeProblem(w, errNoLeader)
+		return
+	}
+	select {
+	case s.forwarding <- struct{}{}:
+		defer func() { <-s.forwarding }()
+	default:
+		writeProblem(w, errTooMany)
+		return
+	}
+	ctx, cancel := r.Context(), context.CancelFunc(func() {})
+	if how == leaderStream {
+		ctx, cancel = streaming(w, r)
+	} else {
+		ctx, cancel = context.WithTimeout(ctx, forwardTimeout)
+	}
+	defer cancel()
+	proxy := &httputil.ReverseProxy{
+		Transport:     s.Forward,
+		FlushInterval: -1, // output of programs is sent as it comes
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.SetURL(to)
+			p.Out.Header.Set(ForwardedHeader, to.Host)
+		},
+		ModifyResponse: func(resp *http.Response) error {
+			for name := range resp.Header {
+				w.Header().Del(name) // the leader's replaces this server's
+			}
+			return nil
+		},
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if cause := context.Cause(ctx); errors.Is(cause, errClosing) {
+				err = cause
+			}
+			writeProblem(w, unavailable("the leader at %s does not answer: %v; try again", to.Host, err))
+		},
+	}
+	proxy.ServeHTTP(w, r.WithContext(ctx))
+}
+
+func leaderURL(addr string) (*url.URL, error) {
+	if !strings.Contains(addr, "://") {
+		addr = "https://" + addr
+	}
+	return url.Parse(addr)
+}
