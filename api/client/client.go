@@ -368,5 +368,8 @@ func (c *Client) lost(ctx context.Context, err error) error {
 	if errors.As(err, &ue) {
 		err = ue.Err // its text repeats the address
 	}
+	if bad := tlsError(c.base, err); bad != nil {
+		return fmt.Errorf("%w: %w", ErrUnreachable, bad)
+	}
 	return fmt.Errorf("%w at %s: %w", ErrUnreachable, c.base, err)
 }

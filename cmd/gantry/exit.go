@@ -110,6 +110,8 @@ func hintFor(cmd *cobra.Command, err error) string {
 		return fmt.Sprintf("see %s --help", cmd.CommandPath())
 	case errors.As(err, &refused):
 		return refusedHint(refused)
+	case errors.Is(err, client.ErrOtherCluster):
+		return "give the roots of the server's cluster with --ca-file or GANTRY_CACERT; each server keeps them in its data directory"
 	case errors.Is(err, client.ErrUnreachable):
 		return "start a cluster here with gantry up, or say where one is with --addr or GANTRY_ADDR"
 	}
@@ -133,6 +135,7 @@ func listedBy(e *client.Error) string {
 	for what, command := range map[string]string{
 		"deployment": "gantry deployments", "node": "gantry nodes", "role": "gantry role ls", "pool": "gantry pool ls",
 		"reservation": "gantry reservation ls", "volume": "gantry volume ls",
+		"token": "gantry token ls", "server": "gantry cluster members",
 	} {
 		if strings.HasPrefix(e.Error(), "no "+what+" ") {
 			return command

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,8 +25,8 @@ type cli struct {
 	errTerm  terminal // of err
 	options  []client.Option
 
-	addr, token, tokenFile, dataDir string
-	json                            bool
+	addr, token, tokenFile, dataDir, caFile string
+	json                                    bool
 }
 
 func newCLI(in io.Reader, out, err io.Writer) *cli {
@@ -39,8 +41,8 @@ machine itself.
   gantry run -- python3 -m http.server '$PORT0'    or a program
   gantry ps                                        see what runs
 
-Commands find a cluster on this machine by themselves. Environment: GANTRY_ADDR and GANTRY_TOKEN name another one;
-NO_COLOR turns colours off. Flags go before the environment.
+Commands find a cluster on this machine by themselves. Environment: GANTRY_ADDR and GANTRY_TOKEN name another one,
+GANTRY_CACERT the file with its roots when its address is https; NO_COLOR turns colours off. Flags go before the environment.
 
 Exit codes: 0 done; 1 other failure; 2 wrong usage; 3 no such app, instance, ...; 4 refused, or the deployment failed or
 was rolled back; 5 timed out while waiting; 6 no server answers; 7 an app that was planned does not fit; 130 interrupted. exec
@@ -69,6 +71,7 @@ func (c *cli) root() *cobra.Command {
 	flags.StringVar(&c.addr, "addr", "", "`address` of the server, such as http://127.0.0.1:7070 (env GANTRY_ADDR)")
 	flags.StringVar(&c.token, "token", "", "`token` to show to the server (env GANTRY_TOKEN)")
 	flags.StringVar(&c.tokenFile, "token-file", "", "`file` that holds the token")
+	flags.StringVar(&c.caFile, "ca-file", "", "`file` with the roots of the cluster, for an https: address (env GANTRY_CACERT)")
 	flags.StringVar(&c.dataDir, "data-dir", "", "the local cluster with this data `directory`, when several run here")
 	flags.BoolVar(&c.json, "json", false, "print JSON for programs")
 	root.AddGroup(
@@ -78,7 +81,8 @@ func (c *cli) root() *cobra.Command {
 	c.add(root, groupRun, c.runCommand, c.planCommand, c.scaleCommand, c.updateCommand, c.rollbackCommand, c.restartCommand, c.rmCommand)
 	c.add(root, groupLook, c.psCommand, c.statusCommand, c.logsCommand, c.execCommand, c.versionsCommand,
 		c.deploymentsCommand, c.eventsCommand, c.topCommand)
-	c.add(root, groupCluster, c.upCommand, c.downCommand, c.serverCommand, c.agentCommand, c.configCommand, c.clusterCommand, c.nodesCommand, c.poolCommand, c.roleCommand, c.reservationCommand,
+	c.add(root, groupCluster, c.upCommand, c.downCommand, c.serverCommand, c.agentCommand, c.clusterCommand, c.tokenCommand, c.backupCommand,
+		c.configCommand, c.installCommand, c.nodesCommand, c.poolCommand, c.roleCommand, c.reservationCommand,
 		c.volumeCommand, c.defragCommand, c.imageCommand, c.simulateCommand)
 	c.add(root, "", c.versionCommand, containerdCommand)
 	return root
@@ -136,7 +140,20 @@ func (c *cli) connect() (*client.Client, error) {
 		}
 		token = strings.TrimSpace(string(b))
 	}
-	return client.New(addr, token, c.options...), nil
+	return c.client(addr, token)
+}
+
+// client returns a client of the server at addr, which trusts the roots of its cluster if they were named.
+func (c *cli) client(addr, token string) (*client.Client, error) {
+	options := c.options
+	if file := cmp.Or(c.caFile, c.getenv("GANTRY_CACERT")); file != "" && strings.HasPrefix(addr, "https://") {
+		trust, err := client.WithCAFile(file)
+		if err != nil {
+			return nil, err
+		}
+		options = append(slices.Clone(options), trust)
+	}
+	return client.New(addr, token, options...), nil
 }
 
 // checkAddr refuses an address that no request can be sent to.

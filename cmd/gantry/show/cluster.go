@@ -1,0 +1,73 @@
+package show
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/gantry-os/gantry/api/client"
+)
+
+// Cluster writes the servers and how they do.
+func (p *Printer) Cluster(c *client.Cluster) {
+	state := "ready"
+	if c.Why != "" {
+		state = "degraded"
+	}
+	p.title("cluster "+c.ID, state)
+	rotation := ""
+	if c.Rotation.Phase != "steady" {
+		rotation = fmt.Sprintf("%s, %d of %d machines done: %s", c.Rotation.Phase, c.Rotation.Machines-len(c.Rotation.Waits), c.Rotation.Machines, c.Rotation.Why)
+	}
+	alarms := ""
+	if len(c.Alarms) > 0 {
+		alarms = fmt.Sprint(c.Alarms)
+	}
+	p.facts([][2]string{
+		{"Why", c.Why}, {"Leader", c.Leader}, {"Nodes", fmt.Sprintf("%d ready, %d unreachable", c.Nodes.Ready, c.Nodes.Unreachable)},
+		{"Revision", strconv.FormatUint(c.Revision, 10)}, {"Lag", c.Lag.String()},
+		{"Store", fmt.Sprintf("%s used, %s on disk, of %s", c.Used.Human(), c.Size.Human(), c.Quota.Human())},
+		{"Alarms", alarms}, {"Rotation", rotation},
+	})
+	p.section("Servers")
+	p.Servers(c.Servers)
+}
+
+// Servers writes one line per server.
+func (p *Printer) Servers(list []client.ClusterServer) {
+	t := table{header: []string{"SERVER", "STATE", "ROLE", "ADDRESS", "PEER"}, states: columns(1), rigid: columns(0), spare: columns(4)}
+	for _, s := range list {
+		state, role := "unreachable", "follower"
+		if s.Answers {
+			state = "ready"
+		}
+		switch {
+		case s.Leader:
+			role = "leader"
+		case s.Learner:
+			role = "learner"
+		}
+		t.add(s.Name, state, role, s.Addr, s.Peer)
+	}
+	p.table(&t)
+}
+
+// Tokens writes one line per join token.
+func (p *Printer) Tokens(list []client.JoinToken) {
+	t := table{header: []string{"TOKEN", "ROLE", "STATE", "EXPIRES", "USED", "MADE BY"}, rigid: columns(0), spare: columns(5)}
+	for _, k := range list {
+		used := strconv.Itoa(k.Used)
+		if k.Uses > 0 {
+			used = of(used, strconv.Itoa(k.Uses))
+		}
+		t.add(k.ID, string(k.Role), k.State, k.Expires.UTC().Format("2006-01-02 15:04:05Z"), used, k.By)
+	}
+	p.table(&t)
+}
+
+// Uses writes how many machines may join with a token.
+func Uses(n int) string {
+	if n == 0 {
+		return "any number of machines"
+	}
+	return Count(n, "machine")
+}
