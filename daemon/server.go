@@ -440,12 +440,22 @@ func (s *server) announce(ctx context.Context, ready func(client.Local) error) e
 	return context.Cause(ctx)
 }
 
+// leader returns where the server that leads answers, and whether that is this one.
+func (s *server) leader() (addr string, self bool) {
+	_, addr, _ = s.store.Leader()
+	return addr, s.loops.Load() != nil
+}
+
 // handler is what people and joining machines find.
 func (s *server) handler() (http.Handler, error) {
 	h, err := newHandler(api.Config{
 		Store: s.store.DB, Auth: s.auth, Nodes: s.node, Placer: s, Logger: s.Logger.With("part", "api"),
 		Info:     client.Info{Version: Version, Go: goruntime.Version(), Started: s.started, PID: os.Getpid(), DataDir: s.DataDir},
 		Shutdown: func(client.Shutdown) { s.end(errAsked) },
+		Revoke:   pki.RevokeIn,
+		Servers:  newOps(s.store, s.registrar, s.authority, s.Name, s.servers),
+		Leader:   s.leader,
+		Forward:  &http.Transport{TLSClientConfig: s.machine.ClientTLS(), MaxIdleConnsPerHost: 16},
 	})
 	if err != nil {
 		return nil, err
