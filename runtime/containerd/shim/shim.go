@@ -8,8 +8,8 @@
 //     It also answers without running runc, so that containerd starts in milliseconds beside hundreds of containers.
 //   - It uses little: one processor's worth of the Go runtime, a small heap that is given back after each burst of work,
 //     no timers while idle, no connection to containerd of its own. Events, which nobody reads here, are dropped.
-//   - It ends by its last task being deleted, not by signals; or when no task ever comes, since containerd was killed
-//     between starting it and asking for one.
+//   - It ends by its last task being deleted, not by signals; or by itself when no task ever comes, or containerd was killed
+//     between deleting the last one and ending the shim, or takes the shim for dead and has cleaned up after it.
 package shim
 
 import (
@@ -75,7 +75,6 @@ func serve(args []string) error {
 	if err := reaper.SetSubreaper(1); err != nil {
 		return fmt.Errorf("become parent of orphans: %w", err)
 	}
-	go reap()
 	// Caught and dropped, not ignored: programs would inherit that.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE)
 
@@ -84,8 +83,9 @@ func serve(args []string) error {
 	if err != nil {
 		return fmt.Errorf("make task service: %w", err)
 	}
-	k := &keeper{TTRPCTaskService: tasks, init: map[string]uint32{}}
-	time.AfterFunc(*unused, func() { k.endUnused(*unused, end.Shutdown) })
+	k := &keeper{TTRPCTaskService: tasks, init: map[string]uint32{}, end: end.Shutdown}
+	go reap(k)
+	k.look(*unused)
 	return listen(ctx, end, k)
 }
 
@@ -133,13 +133,14 @@ func openLog(name string) error {
 }
 
 // reap collects every child that ends, for the task service to hear of.
-func reap() {
+func reap(k *keeper) {
 	ended := make(chan os.Signal, 32)
 	signal.Notify(ended, unix.SIGCHLD)
 	for range ended {
 		if err := reaper.Reap(); err != nil {
 			log.L.WithError(err).Error("reap children")
 		}
+		k.look(abandoned)
 	}
 }
 
@@ -160,18 +161,52 @@ type keeper struct {
 	init map[string]uint32 // process of each task
 	busy int               // tasks being created
 	idle *time.Timer       // gives memory back
+	next *time.Timer       // looks whether the shim is of use; nil while there is no reason to
+	end  func()
 }
 
-// endUnused ends the shim if it has no task, and looks again later while one is being created.
-func (k *keeper) endUnused(after time.Duration, end func()) {
+// abandoned is how long after its last task the shim waits for containerd to end it.
+const abandoned = 5 * time.Second
+
+// look has the shim end after a while if it is of no use then: it has no task, or those that it had are over and containerd
+// has cleaned up after them. Whoever should have ended it may have been killed just before, or have taken it for dead. It looks
+// again later while a task is being created.
+func (k *keeper) look(after time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	switch {
-	case k.busy > 0:
-		time.AfterFunc(after, func() { k.endUnused(after, end) })
-	case len(k.init) == 0:
-		end()
+	if k.next == nil {
+		k.next = time.AfterFunc(after, func() { k.endUnused(after) })
 	}
+}
+
+func (k *keeper) endUnused(after time.Duration) {
+	k.mu.Lock()
+	k.next = nil
+	busy, over := k.busy > 0, k.allOver()
+	useless := len(k.init) == 0 || over && bundleGone()
+	k.mu.Unlock()
+	switch {
+	case busy, over && !useless: // what is over is cleaned up soon
+		k.look(after)
+	case useless:
+		k.end()
+	}
+}
+
+// allOver reports whether no task's own process runs.
+func (k *keeper) allOver() bool {
+	for _, pid := range k.init {
+		if unix.Kill(int(pid), 0) == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// bundleGone reports whether the directory that the shim works in, the bundle of its first task, was deleted.
+func bundleGone() bool {
+	var st unix.Stat_t
+	return unix.Stat(".", &st) == nil && st.Nlink == 0
 }
 
 // Create notes the new task's process.
@@ -196,6 +231,7 @@ func (k *keeper) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi
 		k.mu.Lock()
 		delete(k.init, r.ID)
 		k.mu.Unlock()
+		k.look(abandoned)
 	}
 	return resp, err
 }
