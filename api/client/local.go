@@ -90,6 +90,15 @@ func FindLocal(dataDir string) (Local, error) {
 // LocalTokenFile returns the file with the token of a server of this machine by its address, or nothing when no such
 // server is announced, it needs no token, or its token is not for this user to read.
 func LocalTokenFile(addr string) string {
+	return localFile(addr, func(l Local) string { return l.TokenFile })
+}
+
+// LocalCAFile likewise returns the file with the roots of a server's cluster.
+func LocalCAFile(addr string) string {
+	return localFile(addr, func(l Local) string { return l.CAFile })
+}
+
+func localFile(addr string, of func(Local) string) string {
 	all, err := liveServers()
 	if err != nil {
 		return ""
@@ -101,12 +110,12 @@ func LocalTokenFile(addr string) string {
 	if i < 0 {
 		return ""
 	}
-	f, err := os.Open(all[i].TokenFile)
+	f, err := os.Open(of(all[i]))
 	if err != nil {
 		return ""
 	}
 	f.Close()
-	return all[i].TokenFile
+	return of(all[i])
 }
 
 // noneIn is ErrNoLocal for one data directory.

@@ -146,7 +146,7 @@ func (c *cli) connect() (*client.Client, error) {
 // client returns a client of the server at addr, which trusts the roots of its cluster if they were named.
 func (c *cli) client(addr, token string) (*client.Client, error) {
 	options := c.options
-	if file := cmp.Or(c.caFile, c.getenv("GANTRY_CACERT")); file != "" && strings.HasPrefix(addr, "https://") {
+	if file := cmp.Or(c.caFile, c.getenv("GANTRY_CACERT"), client.LocalCAFile(addr)); file != "" && strings.HasPrefix(addr, "https://") {
 		trust, err := client.WithCAFile(file)
 		if err != nil {
 			return nil, err
