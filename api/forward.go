@@ -75,12 +75,7 @@ func (s *server) forward(w http.ResponseWriter, r *http.Request, addr string, ho
 		writeProblem(w, errTooMany)
 		return
 	}
-	ctx, cancel := r.Context(), context.CancelFunc(func() {})
-	if how == leaderStream {
-		ctx, cancel = streaming(w, r)
-	} else {
-		ctx, cancel = context.WithTimeout(ctx, forwardTimeout)
-	}
+	ctx, cancel := bounded(w, r, how)
 	defer cancel()
 	proxy := &httputil.ReverseProxy{
 		Transport:     s.Forward,
@@ -103,6 +98,14 @@ func (s *server) forward(w http.ResponseWriter, r *http.Request, addr string, ho
 		},
 	}
 	proxy.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// bounded returns the context of a request that is passed on.
+func bounded(w http.ResponseWriter, r *http.Request, how reach) (context.Context, context.CancelFunc) {
+	if how == leaderStream {
+		return streaming(w, r)
+	}
+	return context.WithTimeout(r.Context(), forwardTimeout)
 }
 
 func leaderURL(addr string) (*url.URL, error) {

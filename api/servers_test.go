@@ -263,7 +263,7 @@ func TestFresh(t *testing.T) {
 	if code, _, _ := d.call("GET", "/v1/instances?fresh=false", ""); code != 200 || f.fresh != 1 {
 		t.Errorf("a read that need not be fresh answers %d, %d times fresh", code, f.fresh)
 	}
-	d.refusals("GET", "/v1/apps?fresh=yes", map[string]string{``: `422 fresh is "yes"`})
+	d.refusals("GET", "/v1/apps?fresh=yes", map[string]string{``: "422 write true or false"})
 	f.stale = fmt.Errorf("%w: no majority", state.ErrUnavailable)
 	d.refusals("GET", "/v1/apps?fresh=true", map[string]string{``: "503 without fresh=true it answers what it knows"})
 	if code, _, _ := d.call("GET", "/v1/apps?fresh=true", "", "Authorization", "Bearer wrong"); code != 401 || f.fresh != 2 {

@@ -3,6 +3,7 @@ package show
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/gantry-os/gantry/api/client"
 )
@@ -18,10 +19,7 @@ func (p *Printer) Cluster(c *client.Cluster) {
 	if c.Rotation.Phase != "steady" {
 		rotation = fmt.Sprintf("%s, %d of %d machines done: %s", c.Rotation.Phase, c.Rotation.Machines-len(c.Rotation.Waits), c.Rotation.Machines, c.Rotation.Why)
 	}
-	alarms := ""
-	if len(c.Alarms) > 0 {
-		alarms = fmt.Sprint(c.Alarms)
-	}
+	alarms := strings.Join(c.Alarms, ", ")
 	p.facts([][2]string{
 		{"Why", c.Why}, {"Leader", c.Leader}, {"Nodes", fmt.Sprintf("%d ready, %d unreachable", c.Nodes.Ready, c.Nodes.Unreachable)},
 		{"Revision", strconv.FormatUint(c.Revision, 10)}, {"Lag", c.Lag.String()},

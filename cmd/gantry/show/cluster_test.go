@@ -1,0 +1,41 @@
+package show
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/gantry-os/gantry/api/client"
+	"github.com/gantry-os/gantry/model"
+)
+
+// The page on the cluster names what is wrong before anything else.
+func TestGoldenCluster(t *testing.T) {
+	c := client.Cluster{
+		ID: "0f3a9c1d2b4e5f60", Leader: "server-a", Why: "server-c does not answer", Revision: 4711, Lag: model.Duration(120 * time.Millisecond),
+		Size: 12 * model.MiB, Used: 9 * model.MiB, Quota: 8 * model.GiB, Alarms: []string{"NOSPACE 1f"}, Nodes: client.NodeCounts{Ready: 4, Unreachable: 1},
+		Rotation: client.Rotation{Phase: "spreading", Machines: 8, Waits: []model.MachineID{"server/server-c"}, Why: "1 of 8 machines do not yet trust the new root, server/server-c among them."},
+		Servers: []client.ClusterServer{
+			{Name: "server-a", Addr: "10.0.0.1:7070", Peer: "10.0.0.1:7071", Leader: true, Answers: true, Self: true},
+			{Name: "server-b", Addr: "10.0.0.2:7070", Peer: "10.0.0.2:7071", Answers: true, Learner: true},
+			{Name: "server-c", Addr: "10.0.0.3:7070", Peer: "10.0.0.3:7071"},
+		},
+	}
+	tokens := []client.JoinToken{
+		{ID: "3f9a0c11", Role: model.AgentMachine, State: "good", Expires: now, Used: 3, By: "admin"},
+		{ID: "77b1e2d0", Role: model.ServerMachine, State: "used up", Expires: now, Uses: 1, Used: 1, By: "admin"},
+	}
+	for page, draw := range map[string]func(p *Printer){
+		"cluster": func(p *Printer) { p.Cluster(&c) },
+		"tokens":  func(p *Printer) { p.Tokens(tokens) },
+	} {
+		for look, p := range map[string]Printer{"plain": {}, "narrow": {Width: 60}, "color": {Width: 120, Color: true}} {
+			t.Run(page+"-"+look, func(t *testing.T) {
+				var out bytes.Buffer
+				p.W, p.Now = &out, now
+				draw(&p)
+				golden(t, page+"-"+look, out.Bytes())
+			})
+		}
+	}
+}
