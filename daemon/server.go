@@ -231,10 +231,7 @@ func (s *server) openStore(ctx context.Context) (err error) {
 	own, roots := s.machine.Files()
 	cfg := etcd.Config{
 		Dir: filepath.Join(s.DataDir, "etcd"), Name: s.Name, Addr: s.Advertise, Logger: s.Logger.With("part", "etcd"),
-		Peer: &etcd.Peer{
-			Listen: beside(s.Listen, portPeers), Advertise: beside(s.Advertise, portPeers),
-			TLS: etcd.TLS{Cert: own, Key: own, CA: roots, Name: pki.ServerName(s.machine.Peer().Cluster)},
-		},
+		Peer: s.peer(own, roots, s.machine.Peer().Cluster),
 	}
 	if s.Join != "" && !exists(filepath.Join(cfg.Dir, "member")) {
 		if cfg.Join, err = s.askIn(ctx, cfg.Peer.Advertise); err != nil {

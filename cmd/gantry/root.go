@@ -81,7 +81,7 @@ func (c *cli) root() *cobra.Command {
 	c.add(root, groupRun, c.runCommand, c.planCommand, c.scaleCommand, c.updateCommand, c.rollbackCommand, c.restartCommand, c.rmCommand)
 	c.add(root, groupLook, c.psCommand, c.statusCommand, c.logsCommand, c.execCommand, c.versionsCommand,
 		c.deploymentsCommand, c.eventsCommand, c.topCommand)
-	c.add(root, groupCluster, c.upCommand, c.downCommand, c.serverCommand, c.agentCommand, c.clusterCommand, c.tokenCommand, c.backupCommand,
+	c.add(root, groupCluster, c.upCommand, c.downCommand, c.serverCommand, c.agentCommand, c.clusterCommand, c.tokenCommand, c.backupCommand, c.restoreCommand,
 		c.configCommand, c.installCommand, c.nodesCommand, c.poolCommand, c.roleCommand, c.reservationCommand,
 		c.volumeCommand, c.defragCommand, c.imageCommand, c.simulateCommand)
 	c.add(root, "", c.versionCommand, containerdCommand)

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -85,6 +86,47 @@ func (c *cli) serverOptions(o *daemon.ServerOptions, level string) (err error) {
 		}
 	}
 	return o.Validate()
+}
+
+func (c *cli) restoreCommand() *cobra.Command {
+	o := &daemon.ServerOptions{KeepStopped: daemon.DefaultOptions().KeepStopped}
+	cmd := &cobra.Command{
+		Use:   "restore FILE",
+		Short: "Make a server of a backup",
+		Long: `Make a server of a backup: the first of a new cluster that goes on from there. Start it with gantry server after that,
+and let others join it. Agents find it if it has an address that they know, and what still runs is adopted. Servers of the
+old cluster are not to be started again.
+
+The data directory has to hold the directory identity of one of the old servers, by which agents know it, and no store.`,
+		Example: "  mv /var/lib/gantry/etcd /var/lib/gantry/etcd.old
+  gantry restore gantry-2026-03-01.backup --advertise 10.0.0.1:7070",
+		Args:    args(1, 1),
+		RunE:    func(_ *cobra.Command, a []string) error { return c.restore(*o, a[0]) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.Listen, "listen", "0.0.0.0:"+strconv.Itoa(daemon.DefaultPort), "as of gantry server")
+	flags.StringVar(&o.Advertise, "advertise", "", "as of gantry server")
+	return cmd
+}
+
+func (c *cli) restore(o daemon.ServerOptions, file string) error {
+	if err := c.serverOptions(&o, "warn"); err != nil {
+		return usageError{err}
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := daemon.RestoreServer(o, f)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s now holds revision %d, as of %s.
+Next: gantry server --advertise %s
+",
+		o.DataDir, b.Revision, b.Created.UTC().Format(time.RFC3339), o.Advertise)
+	return nil
 }
 
 // onlyAddress returns where a machine with one address is reached.
