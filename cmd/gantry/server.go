@@ -98,8 +98,7 @@ and let others join it. Agents find it if it has an address that they know, and 
 old cluster are not to be started again.
 
 The data directory has to hold the directory identity of one of the old servers, by which agents know it, and no store.`,
-		Example: "  mv /var/lib/gantry/etcd /var/lib/gantry/etcd.old
-  gantry restore gantry-2026-03-01.backup --advertise 10.0.0.1:7070",
+		Example: "  mv /var/lib/gantry/etcd /var/lib/gantry/etcd.old\n  gantry restore gantry-2026-03-01.backup --advertise 10.0.0.1:7070",
 		Args:    args(1, 1),
 		RunE:    func(_ *cobra.Command, a []string) error { return c.restore(*o, a[0]) },
 	}
@@ -122,9 +121,7 @@ func (c *cli) restore(o daemon.ServerOptions, file string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "%s now holds revision %d, as of %s.
-Next: gantry server --advertise %s
-",
+	fmt.Fprintf(c.out, "%s now holds revision %d, as of %s.\nNext: gantry server --advertise %s\n",
 		o.DataDir, b.Revision, b.Created.UTC().Format(time.RFC3339), o.Advertise)
 	return nil
 }

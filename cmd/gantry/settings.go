@@ -102,7 +102,7 @@ func settingNames(flags *pflag.FlagSet) string {
 }
 
 func (c *cli) configCommand() *cobra.Command {
-	config := &cobra.Command{Use: "config", Short: "Check files of settings"}
+	config := &cobra.Command{Use: "config", Short: "Check files of settings", Example: "  gantry config check /etc/gantry/server.yaml"}
 	role := "server"
 	check := &cobra.Command{
 		Use:     "check FILE",
