@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gantry-os/gantry/agent/wire"
+	"github.com/gantry-os/gantry/identity/pki"
 	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/scheduler"
 )
@@ -61,7 +62,8 @@ type welcome struct {
 	Join string `json:"join"` // for etcd.Config
 }
 
-const memberTimeout = 2 * time.Minute
+// memberTimeout is less than what the API gives an answer.
+const memberTimeout = 50 * time.Second
 
 // serversHandler is what other servers find. Connections come from them alone.
 func (s *server) serversHandler() http.Handler {
@@ -70,6 +72,10 @@ func (s *server) serversHandler() http.Handler {
 		var in newcomer
 		if err := json.NewDecoder(io.LimitReader(r.Body, 4096)).Decode(&in); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		if err := s.isMachine(r, in.Name); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), memberTimeout)
@@ -82,6 +88,19 @@ func (s *server) serversHandler() http.Handler {
 		json.NewEncoder(w).Encode(welcome{join}) // who has gone asks again
 	})
 	return mux
+}
+
+// isMachine reports whether a request comes from the server of a name, as it last joined: that a certificate is good is not
+// enough, since whoever had the authority's key could make one.
+func (s *server) isMachine(r *http.Request, name string) error {
+	p, err := pki.PeerOf(*r.TLS)
+	if err != nil {
+		return err
+	}
+	if rec := s.store.View().Machine(p.ID()); rec == nil || rec.Epoch != p.Epoch || p.Name != name {
+		return fmt.Errorf("%s has not joined this cluster as %s", p, name)
+	}
+	return nil
 }
 
 // askIn asks the servers of the cluster to take this one's member in, and returns what it is to be started with.

@@ -46,7 +46,7 @@ const DefaultPort = 7070
 // afterwards.
 type ServerOptions struct {
 	DataDir     string         // everything that the server keeps lies here
-	Name        string         // of the server, its own in the cluster
+	Name        string         // of the server, its own in the cluster; by default the one it joined with, or the host's
 	Listen      string         // IP:port of the API; the three ports after it are the server's, too
 	Advertise   string         // host:port at which other machines reach Listen
 	Join        string         // host:port of a server of the cluster to join; only read while DataDir has no cluster
@@ -60,7 +60,7 @@ func (o *ServerOptions) Validate() error {
 	if o.DataDir == "" {
 		return errors.New("--data-dir is empty")
 	}
-	if err := model.CheckMachineName(o.Name); err != nil {
+	if err := model.CheckMachineName(o.Name); o.Name != "" && err != nil {
 		return fmt.Errorf("--name: %w", err)
 	}
 	host, port, err := splitPort(o.Listen)
@@ -184,8 +184,14 @@ func (s *server) open(ctx context.Context) error {
 	if err := s.registrar.Settle(ctx, s.machine); err != nil {
 		return fmt.Errorf("settle the identity of this server: %w", err)
 	}
+	if err := os.Remove(s.foundingFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	return nil
 }
+
+// foundingFile is there while this server makes a cluster: until then its store may be empty, and never again.
+func (s *server) foundingFile() string { return filepath.Join(s.DataDir, "founding") }
 
 // openIdentity finds out which cluster this server belongs to. Without any it joins one, or makes one.
 func (s *server) openIdentity(ctx context.Context) (err error) {
@@ -198,6 +204,11 @@ func (s *server) openIdentity(ctx context.Context) (err error) {
 	s.machine, err = pki.OpenMachine(dir, o)
 	switch {
 	case err == nil:
+		name := s.machine.Peer().Name
+		if s.Name != "" && s.Name != name {
+			return fmt.Errorf("--name %q: this server joined its cluster as %q; leave --name out", s.Name, name)
+		}
+		s.Name = name
 		s.authority, err = pki.OpenAuthority(dir)
 		if err != nil {
 			return fmt.Errorf("open the cluster's authority: %w", err)
@@ -209,7 +220,19 @@ func (s *server) openIdentity(ctx context.Context) (err error) {
 		return nil
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("open this server's identity: %w", err)
-	case s.Join == "":
+	}
+	if s.Name == "" {
+		if s.Name, err = os.Hostname(); err != nil {
+			return err
+		}
+		if err := model.CheckMachineName(s.Name); err != nil {
+			return fmt.Errorf("give --name: %w", err)
+		}
+	}
+	if s.Join == "" {
+		if err := os.WriteFile(s.foundingFile(), nil, 0o600); err != nil {
+			return err
+		}
 		s.authority, s.machine, err = pki.Found(dir, s.Name, []string{host}, o)
 		return err
 	}
@@ -233,7 +256,12 @@ func (s *server) openStore(ctx context.Context) (err error) {
 		Dir: filepath.Join(s.DataDir, "etcd"), Name: s.Name, Addr: s.Advertise, Logger: s.Logger.With("part", "etcd"),
 		Peer: s.peer(own, roots, s.machine.Peer().Cluster),
 	}
-	if s.Join != "" && !exists(filepath.Join(cfg.Dir, "member")) {
+	empty := !exists(filepath.Join(cfg.Dir, "member", "wal"))
+	if empty && s.Join == "" && !exists(s.foundingFile()) {
+		return fmt.Errorf("%s has the identity of server %s and no store: mount it if it lies on another disk, restore a backup with gantry restore, "+
+			"or let the server join again with --join and --token", s.DataDir, s.Name)
+	}
+	if empty && s.Join != "" {
 		if cfg.Join, err = s.askIn(ctx, cfg.Peer.Advertise); err != nil {
 			return fmt.Errorf("become a member of the cluster at %s: %w", s.Join, err)
 		}

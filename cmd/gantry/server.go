@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -19,6 +20,12 @@ import (
 )
 
 func (c *cli) serverCommand() *cobra.Command {
+	cmd, _ := c.serverParts()
+	return cmd
+}
+
+// serverParts returns the command, and what says whether its settings are right.
+func (c *cli) serverParts() (*cobra.Command, func() error) {
 	o := &daemon.ServerOptions{KeepStopped: daemon.DefaultOptions().KeepStopped}
 	level := new(string)
 	cmd := &cobra.Command{
@@ -32,7 +39,7 @@ them go on when one or two are lost. A server listens on four ports in a row: th
 Settings may also stand in a file in YAML, under the names of the flags (--config). Flags win over environment variables
 such as GANTRY_SERVER_ADVERTISE, and those over the file. gantry config check says whether a file is right.`,
 		Example: `  gantry server --advertise 10.0.0.1:7070
-  gantry server --advertise 10.0.0.2:7070 --join 10.0.0.1:7070 --token "$(cat token)"
+  gantry server --advertise 10.0.0.2:7070 --join 10.0.0.1:7070 --token-file token
   gantry server --config /etc/gantry/server.yaml`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -44,14 +51,14 @@ such as GANTRY_SERVER_ADVERTISE, and those over the file. gantry config check sa
 	}
 	flags := cmd.Flags()
 	flags.String("config", "", "file with settings, in YAML")
-	flags.StringVar(&o.Name, "name", "", "name of the server, its own in the cluster (default: the host name)")
+	flags.StringVar(&o.Name, "name", "", "name of the server, its own in the cluster (default: the one it joined with, at first the host name)")
 	flags.StringVar(&o.Listen, "listen", "0.0.0.0:"+strconv.Itoa(daemon.DefaultPort), "address that the API listens on; the three ports after it are taken, too")
 	flags.StringVar(&o.Advertise, "advertise", "", "host:port at which other machines reach the API (default: the only address of this machine)")
 	flags.StringVar(&o.Join, "join", "", "host:port of a server of the cluster to join")
 	flags.StringVar(&o.Token, "token", "", "join token, which gantry token create --role server makes")
 	flags.Var((*durationFlag)(&o.KeepStopped), "keep-stopped", "how long records and logs of stopped instances are kept")
 	levelFlag(flags, level)
-	return cmd
+	return cmd, func() error { own := *o; return c.serverOptions(&own, *level) }
 }
 
 // server runs a server here.
@@ -61,7 +68,7 @@ func (c *cli) server(ctx context.Context, o daemon.ServerOptions, level string) 
 	}
 	return c.untilSignal(ctx, func(ctx context.Context) error {
 		return daemon.RunServer(ctx, o, func(l client.Local) error {
-			fmt.Fprintf(c.out, "Server %s is ready at %s (token in %s).\n", o.Name, l.Addr, l.TokenFile)
+			fmt.Fprintf(c.out, "Server is ready at %s (token in %s).\n", l.Addr, l.TokenFile)
 			fmt.Fprintln(c.out, "Next: gantry token create --role agent, then on each machine: gantry agent --join "+o.Advertise+" --token TOKEN")
 			return nil
 		})
@@ -69,16 +76,14 @@ func (c *cli) server(ctx context.Context, o daemon.ServerOptions, level string) 
 }
 
 func (c *cli) serverOptions(o *daemon.ServerOptions, level string) (err error) {
+	if o.Token, err = c.joinToken(o.Token); err != nil {
+		return err
+	}
 	if o.Logger, err = c.logger(level); err != nil {
 		return err
 	}
 	if o.DataDir, err = c.absDataDir(); err != nil {
 		return err
-	}
-	if o.Name == "" {
-		if o.Name, err = os.Hostname(); err != nil {
-			return err
-		}
 	}
 	if o.Advertise == "" {
 		if o.Advertise, err = onlyAddress(o.Listen); err != nil {
@@ -162,6 +167,12 @@ func (c *cli) untilSignal(ctx context.Context, run func(context.Context) error) 
 }
 
 func (c *cli) agentCommand() *cobra.Command {
+	cmd, _ := c.agentParts()
+	return cmd
+}
+
+// agentParts returns the command, and what says whether its settings are right.
+func (c *cli) agentParts() (*cobra.Command, func() error) {
 	o := &daemon.AgentOptions{HostOptions: daemon.DefaultHost()}
 	level := new(string)
 	cmd := &cobra.Command{
@@ -170,8 +181,9 @@ func (c *cli) agentCommand() *cobra.Command {
 		Long: `Make this machine a node of a cluster: it runs instances that servers give it, and goes on with them when no server is
 in reach. Its end leaves instances running; the next start adopts them.
 
-With --join and --token it joins once; later it knows its cluster by itself.`,
-		Example: `  gantry agent --join 10.0.0.1:7070 --token "$(cat token)"
+With --join and a token it joins once; later it knows its cluster by itself. --token-file keeps the token out of the list of
+processes.`,
+		Example: `  gantry agent --join 10.0.0.1:7070 --token-file token
   gantry agent --zone a --attribute rack=r1`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -188,18 +200,12 @@ With --join and --token it joins once; later it knows its cluster by itself.`,
 	flags.StringVar(&o.Advertise, "advertise", "", "address at which its instances are reached (default: the one by which it reaches servers)")
 	hostFlags(flags, &o.HostOptions)
 	levelFlag(flags, level)
-	return cmd
+	return cmd, func() error { own := *o; return c.agentOptions(&own, *level) }
 }
 
 // agent runs a node here.
 func (c *cli) agent(ctx context.Context, o daemon.AgentOptions, level string) (err error) {
-	if o.Logger, err = c.logger(level); err != nil {
-		return usageError{err}
-	}
-	if o.DataDir, err = c.absDataDir(); err != nil {
-		return err
-	}
-	if err := o.Validate(); err != nil {
+	if err := c.agentOptions(&o, level); err != nil {
 		return usageError{err}
 	}
 	return c.untilSignal(ctx, func(ctx context.Context) error {
@@ -208,4 +214,29 @@ func (c *cli) agent(ctx context.Context, o daemon.AgentOptions, level string) (e
 			return nil
 		})
 	})
+}
+
+func (c *cli) agentOptions(o *daemon.AgentOptions, level string) (err error) {
+	if o.Logger, err = c.logger(level); err != nil {
+		return err
+	}
+	if o.DataDir, err = c.absDataDir(); err != nil {
+		return err
+	}
+	if o.Token, err = c.joinToken(o.Token); err != nil {
+		return err
+	}
+	return o.Validate()
+}
+
+// joinToken returns the token to join with. One in a file does not show in the list of processes.
+func (c *cli) joinToken(token string) (string, error) {
+	if token != "" || c.tokenFile == "" {
+		return token, nil
+	}
+	b, err := os.ReadFile(c.tokenFile)
+	if err != nil {
+		return "", fmt.Errorf("--token-file: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
 }

@@ -119,21 +119,25 @@ func (c *cli) configCommand() *cobra.Command {
 }
 
 func (c *cli) checkConfig(role, file string) error {
-	var cmd *cobra.Command
+	parts := c.serverParts
 	switch role {
 	case "server":
-		cmd = c.serverCommand()
 	case "agent":
-		cmd = c.agentCommand()
+		parts = c.agentParts
 	default:
 		return usageError{fmt.Errorf("--role %q: write server or agent", role)}
 	}
+	cmd, check := parts()
 	flags := cmd.Flags()
+	flags.StringVar(&c.dataDir, "data-dir", "", "")
 	if err := flags.Set("config", file); err != nil {
 		return err
 	}
 	if err := settings(flags, "GANTRY_"+strings.ToUpper(role)+"_", c.getenv); err != nil {
 		return usageError{err}
+	}
+	if err := check(); err != nil {
+		return usageError{fmt.Errorf("%s: %w", file, err)}
 	}
 	flags.VisitAll(func(f *pflag.Flag) {
 		if v := f.Value.String(); isSetting(f.Name) && v != "" && v != "[]" {

@@ -45,6 +45,10 @@ func serve[I, O any](fn func(context.Context, I) (*O, error)) http.HandlerFunc {
 			refuse(w, fmt.Errorf("%w: it did not come by TLS", ErrBadRequest))
 			return
 		}
+		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(callTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			refuse(w, err)
+			return
+		}
 		b, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
 		if err != nil {
 			refuse(w, fmt.Errorf("%w: %w", ErrBadRequest, err))

@@ -26,8 +26,8 @@ func (m *Machine) ServerTLS(roles ...model.MachineRole) *tls.Config {
 	base.ClientAuth = tls.RequireAnyClientCert // and VerifyConnection says which
 	base.VerifyConnection = func(cs tls.ConnectionState) error { _, err := m.verify(cs, roles); return err }
 	base.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		l, ok := hello.Conn.(*link)
-		if !ok {
+		l := linkOf(hello.Conn)
+		if l == nil {
 			return nil, nil // base it is
 		}
 		own := base.Clone()
@@ -41,6 +41,20 @@ func (m *Machine) ServerTLS(roles ...model.MachineRole) *tls.Config {
 		return own, nil
 	}
 	return base
+}
+
+// linkOf returns the connection that Listener gave out, which others may have wrapped; nil when it is none.
+func linkOf(c net.Conn) *link {
+	for {
+		switch x := c.(type) {
+		case *link:
+			return x
+		case interface{ NetConn() net.Conn }:
+			c = x.NetConn()
+		default:
+			return nil
+		}
+	}
 }
 
 // ClientTLS returns the configuration by which this machine calls servers of its cluster, by whatever address. It shows

@@ -280,6 +280,9 @@ type counted struct {
 	gone func()
 }
 
+// NetConn returns the connection below, as that of a TLS connection does.
+func (c *counted) NetConn() net.Conn { return c.Conn }
+
 // Close implements net.Conn.
 func (c *counted) Close() error {
 	c.gone()
