@@ -107,14 +107,21 @@ func (l *Loop) makeRoom(ctx context.Context, tried []*queue) error {
 			continue
 		}
 		n := 0
+		class := e.class
+		if e.volumes > 0 {
+			class = l.pic.withVolumes(e)
+		}
 		q.ids.Scan(func(id model.InstanceID) bool {
 			if _, ok := l.kept[id]; ok || l.pic.heirTo(v, v.Instance(id)) != "" {
 				return true
 			}
-			if l.keep(e.class, id, had[id]) {
+			if e.volumes > 0 && len(volumesAt(v, v.Instance(id), e.spec)) > 0 {
+				return true // it waits for the node that they are on
+			}
+			if l.keep(class, id, had[id]) {
 				return true
 			}
-			p, ok := l.preempt(e.class, id, spare)
+			p, ok := l.preempt(class, id, spare)
 			if !ok {
 				vain++
 				l.searches++
@@ -193,7 +200,7 @@ func (l *Loop) claims(v state.View, tried []*queue) ([]*queue, map[model.Instanc
 	least := l.pic.leastPriority(v)
 	for _, q := range tried {
 		e := l.pic.entry(v, q.key)
-		if e != nil && e.volumes == 0 && q.ids.Len() > 0 && e.class.Priority > least { // what has volumes waits for its own node
+		if e != nil && q.ids.Len() > 0 && e.class.Priority > least {
 			list = append(list, q)
 		}
 	}
