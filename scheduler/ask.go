@@ -133,13 +133,13 @@ func (l *Loop) plan(v state.View, s *model.Spec) model.Plan {
 	}
 	out.Funnel, _ = en.Explain(class)
 	placed, fresh := l.planHomes(v, ver, class, ids)
+	homes := len(placed)
 	placed = en.Place(class, fresh, placed) // not PlaceAll: a round of the loop may be under way
 	if len(placed) < len(ids) {
 		out.Funnel, _ = en.Explain(class)
 	}
-	if waiting := ids[len(placed):]; ask.Volumes == 0 {
-		placed = append(placed, l.planPreemption(v, class, waiting[:min(len(waiting), planVictims)], &out)...)
-	}
+	waiting := fresh[len(placed)-homes:]
+	placed = append(placed, l.planPreemption(v, class, waiting[:min(len(waiting), planVictims)], &out)...)
 	out.Placed, out.Waiting = len(placed), len(ids)-len(placed)
 	out.Nodes = l.planNodes(v, placed)
 	for _, id := range ids {

@@ -16,6 +16,7 @@ import (
 const (
 	mostPreempted = 64 // instances that others have to end for
 	perClass      = 16 // of one class
+	mostVain      = 32 // searches that find nobody: each looks at all nodes
 )
 
 // keeping is what a pending instance waits for.
@@ -98,18 +99,33 @@ func (l *Loop) makeRoom(ctx context.Context, tried []*queue) error {
 	now := l.cfg.Now()
 	sum := 0
 	list, had := l.claims(v, tried)
+	vain := 0
 	for _, q := range list {
 		e := l.pic.entry(v, q.key)
+		if vain >= mostVain {
+			q.try = true // in a later step: whoever was searched for now comes after those who were not
+			continue
+		}
 		n := 0
+		class := e.class
+		if e.volumes > 0 {
+			class = l.pic.withVolumes(e)
+		}
 		q.ids.Scan(func(id model.InstanceID) bool {
 			if _, ok := l.kept[id]; ok || l.pic.heirTo(v, v.Instance(id)) != "" {
 				return true
 			}
-			if l.keep(e.class, id, had[id]) {
+			if e.volumes > 0 && len(volumesAt(v, v.Instance(id), e.spec)) > 0 {
+				return true // it waits for the node that they are on
+			}
+			if l.keep(class, id, had[id]) {
 				return true
 			}
-			p, ok := l.preempt(e.class, id, spare)
+			p, ok := l.preempt(class, id, spare)
 			if !ok {
+				vain++
+				l.searches++
+				q.searched = l.searches
 				return false
 			}
 			l.kept[id] = keeping{p.Node, p.Victims}
@@ -184,16 +200,20 @@ func (l *Loop) claims(v state.View, tried []*queue) ([]*queue, map[model.Instanc
 	least := l.pic.leastPriority(v)
 	for _, q := range tried {
 		e := l.pic.entry(v, q.key)
-		if e != nil && e.volumes == 0 && q.ids.Len() > 0 && e.class.Priority > least { // what has volumes waits for its own node
+		if e != nil && q.ids.Len() > 0 && e.class.Priority > least {
 			list = append(list, q)
 		}
 	}
 	had := map[model.InstanceID]keeping{}
+	kept := map[*queue]int{}
+	for id := range l.kept {
+		kept[l.member[id]]++
+	}
 	for id, k := range l.kept {
 		own := l.pic.entry(v, l.member[id].key)
 		if k.node == "" || own == nil || !slices.ContainsFunc(list, func(q *queue) bool {
 			c := l.pic.classes[q.key].class
-			return own.class.Role.Within(c.Role) && own.class.Priority < c.Priority && l.unkept(q) > 0
+			return own.class.Role.Within(c.Role) && own.class.Priority < c.Priority && q.ids.Len() > kept[q]
 		}) {
 			continue
 		}
@@ -208,20 +228,9 @@ func (l *Loop) claims(v state.View, tried []*queue) ([]*queue, map[model.Instanc
 	}
 	slices.SortFunc(list, func(a, b *queue) int {
 		x, y := l.pic.classes[a.key].class, l.pic.classes[b.key].class
-		return cmp.Or(cmp.Compare(y.Priority, x.Priority), a.key.compare(b.key))
+		return cmp.Or(cmp.Compare(y.Priority, x.Priority), cmp.Compare(a.searched, b.searched), a.key.compare(b.key))
 	})
 	return list, had
-}
-
-// unkept returns how many instances of q have no place that is kept for them.
-func (l *Loop) unkept(q *queue) int {
-	n := q.ids.Len()
-	for id := range l.kept {
-		if l.member[id] == q {
-			n--
-		}
-	}
-	return n
 }
 
 // leastPriority returns a priority up to which nothing can have others ended: that of the least important work, or less

@@ -33,20 +33,21 @@ type Loop struct {
 	store state.Store
 	cfg   Config
 
-	watch   *state.Watch
-	pic     *picture // nil when it has to be built anew
-	queues  map[classKey]*queue
-	member  map[model.InstanceID]*queue
-	kept    map[model.InstanceID]keeping // pending instances for which others have to end
-	losing  map[model.AppID]int          // instances that this step preempts
-	drains  map[model.NodeID]bool        // nodes that are to be empty, and are not known to be
-	doubt   model.InstanceID             // of a transaction of which nobody knows whether it will be written; empty for none
-	steps   int
-	chunk   int
-	defrag  time.Time  // when to look for moves again
-	flying  chan flown // holds the outcome of the transaction that is being written
-	asking  chan question
-	stopped chan struct{} // closed when Run has returned
+	watch    *state.Watch
+	pic      *picture // nil when it has to be built anew
+	queues   map[classKey]*queue
+	member   map[model.InstanceID]*queue
+	kept     map[model.InstanceID]keeping // pending instances for which others have to end
+	searches uint64                       // for victims, that found none
+	losing   map[model.AppID]int          // instances that this step preempts
+	drains   map[model.NodeID]bool        // nodes that are to be empty, and are not known to be
+	doubt    model.InstanceID             // of a transaction of which nobody knows whether it will be written; empty for none
+	steps    int
+	chunk    int
+	defrag   time.Time  // when to look for moves again
+	flying   chan flown // holds the outcome of the transaction that is being written
+	asking   chan question
+	stopped  chan struct{} // closed when Run has returned
 }
 
 // New returns a loop over store.
@@ -208,15 +209,34 @@ func (l *Loop) placeAll(ctx context.Context, v state.View, tries []*queue, batch
 			break
 		}
 		l.answer()
-		if err = l.launch(ctx, v, batch); err != nil {
+		n := l.together(v, batch)
+		if err = l.launch(ctx, v, batch[:n:n]); err != nil {
 			break
 		}
-		batch = nil
+		batch = batch[n:]
 	}
 	if landed := l.land(); err == nil {
 		err = landed
 	}
 	return err
+}
+
+// together returns how many of the first placements of a batch go into one transaction: those that come with volumes write
+// more records than one.
+func (l *Loop) together(v state.View, batch []engine.Placement) int {
+	records := 0
+	for n, p := range batch {
+		records++
+		if i := v.Instance(p.ID); i != nil && i.Slot != 0 {
+			if e := l.pic.entry(v, classKey{i.App, i.Version}); e != nil {
+				records += len(e.spec.Volumes)
+			}
+		}
+		if n > 0 && records > l.chunk {
+			return n
+		}
+	}
+	return len(batch)
 }
 
 // flown is the outcome of a transaction.

@@ -17,6 +17,7 @@ type picture struct {
 	classes map[classKey]*entry
 	of      map[*engine.Class]*entry
 	byApp   map[model.AppID][]*entry
+	crowded int // classes at which to look which are of no use any more
 	pools   map[string]model.Policy
 	changes map[model.NodeID]time.Time // when a maintenance window of a node begins or ends next
 	next    time.Time                  // the first of changes, zero for none
@@ -396,7 +397,7 @@ func (m *marks[K]) set(id model.InstanceID, key K, in bool) {
 
 // forget drops classes that nothing uses, from time to time.
 func (p *picture) forget(queues map[classKey]*queue) {
-	if len(p.classes) < 1024 || len(p.classes) < 2*(p.engine.Instances()+len(queues)) {
+	if len(p.classes) < max(1024, p.crowded) {
 		return
 	}
 	used := map[classKey]bool{}
@@ -411,6 +412,7 @@ func (p *picture) forget(queues map[classKey]*queue) {
 		}
 		p.remove(e)
 	}
+	p.crowded = 2 * len(p.classes)
 }
 
 func (p *picture) remove(e *entry) {

@@ -24,15 +24,16 @@ func (k classKey) compare(o classKey) int {
 
 // queue holds the pending instances of one class.
 type queue struct {
-	key   classKey
-	ids   btree.Set[model.InstanceID]
-	news  int                         // instances that the policy does not know of yet
-	try   bool                        // something changed for it
-	said  engine.Reason               // last
-	at    time.Time                   // when it was said
-	again time.Time                   // when to say it anew, zero for never
-	heard int                         // in which step it was explained last, 0 for never
-	own   map[model.InstanceID]string // shapes of reasons of their own, as they were said last
+	key      classKey
+	ids      btree.Set[model.InstanceID]
+	news     int                         // instances that the policy does not know of yet
+	try      bool                        // something changed for it
+	searched uint64                      // when victims for it were last looked for in vain; counts searches
+	said     engine.Reason               // last
+	at       time.Time                   // when it was said
+	again    time.Time                   // when to say it anew, zero for never
+	heard    int                         // in which step it was explained last, 0 for never
+	own      map[model.InstanceID]string // shapes of reasons of their own, as they were said last
 }
 
 // enqueue puts a pending instance into its queue, and takes out what is not pending. i is nil when it is gone.
@@ -128,6 +129,7 @@ func (l *Loop) goHome(v state.View, tries []*queue, batch []engine.Placement) []
 		if e == nil || e.volumes == 0 && l.pic.to.of[q.key.app] == 0 {
 			continue
 		}
+		before := len(batch)
 		q.ids.Scan(func(id model.InstanceID) bool {
 			i := v.Instance(id)
 			if _, kept := l.kept[id]; kept || i == nil {
@@ -151,7 +153,7 @@ func (l *Loop) goHome(v state.View, tries []*queue, batch []engine.Placement) []
 			}
 			return true
 		})
-		for _, p := range batch {
+		for _, p := range batch[before:] {
 			q.ids.Delete(p.ID) // Scan must not be disturbed; launch does the rest
 		}
 	}

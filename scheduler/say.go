@@ -24,8 +24,12 @@ const (
 func (l *Loop) explainAll(ctx context.Context, tried []*queue) error {
 	now := l.cfg.Now()
 	list := slices.Clone(tried)
+	known := make(map[*queue]bool, len(tried))
+	for _, q := range tried {
+		known[q] = true
+	}
 	for _, q := range l.queues {
-		if !q.again.IsZero() && !q.again.After(now) && !slices.Contains(tried, q) {
+		if !q.again.IsZero() && !q.again.After(now) && !known[q] {
 			list = append(list, q)
 		}
 	}

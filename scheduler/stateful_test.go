@@ -281,3 +281,50 @@ func TestRoleChange(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestStatefulPreempts protects that an app whose volumes are yet to be made gets a place by its priority as others do, with
+// room for the volumes; and that one whose volumes are there waits for their node and ends nobody elsewhere.
+func TestStatefulPreempts(t *testing.T) {
+	b := newBench(t)
+	low, high := 10, 90
+	weak, strong := app("/weak", 900, 128*model.MiB), stateful("/db", model.GiB)
+	weak.Spec.Priority, strong.Spec.Priority = &low, &high
+	b.put(func(tx *state.Tx) {
+		tx.PutNode(node("a", 1000, 4*model.GiB, 0, 0))
+		tx.PutVersion(weak)
+		tx.PutVersion(strong)
+		tx.PutInstance(pending("/weak", 1))
+	})
+	b.placed("weak-00001", "a")
+	if p := b.plan(strong.Spec); p.Placed != 1 || len(p.Preempted) != 1 {
+		t.Fatalf("the plan is %+v", p)
+	}
+	b.asFresh()
+	b.put(func(tx *state.Tx) { tx.PutInstance(slotted("/db", 1, 1)) })
+	b.step()
+	if i := b.instance("weak-00001"); i.Evict == nil || i.Evict.Kind != model.EvictPreempt {
+		t.Fatalf("nobody makes room: %+v; %s", i.Evict, b.instance("db-00001").Pending)
+	}
+	b.change("weak-00001", over)
+	b.placed("db-00001", "a")
+	vol := b.db.View().Volume(model.VolumeOf("/db", 1, "data0"))
+	if vol == nil || vol.Node != "a" {
+		t.Fatalf("its volume is %+v", vol)
+	}
+
+	// The node that has the volume is lost, and another is full of weak work.
+	b.change("db-00001", over)
+	b.put(func(tx *state.Tx) {
+		away := *tx.Node("a")
+		away.State = model.NodeUnreachable
+		tx.PutNode(&away)
+		tx.PutNode(node("b", 1000, 4*model.GiB, 0, 0))
+		tx.PutInstance(pending("/weak", 2))
+	})
+	b.placed("weak-00002", "b")
+	b.put(func(tx *state.Tx) { tx.PutInstance(slotted("/db", 2, 1)) })
+	b.step()
+	if i := b.instance("weak-00002"); i.Evict != nil {
+		t.Fatalf("it is ended in vain: %+v", i.Evict)
+	}
+}

@@ -39,7 +39,7 @@ func (e *Engine) Begin(wants []*Want) *Round {
 			t.busy = append(t.busy, r)
 		}
 		r.wants = append(r.wants, w)
-		w.Class.asked += len(w.IDs)
+		w.Class.asked = max(w.Class.asked, len(w.IDs)) // those that nobody learned of
 	}
 	for _, r := range t.busy {
 		slices.SortStableFunc(r.wants, func(a, b *Want) int { return compareClasses(a.Class, b.Class) })

@@ -10,7 +10,7 @@ const smallCluster = 2048
 
 // Place gives places to as many of a class's instances as fit, in order, and appends them to out.
 func (e *Engine) Place(c *Class, ids []model.InstanceID, out []Placement) []Placement {
-	c.asked += len(ids)
+	c.asked = max(c.asked, len(ids))
 	return e.place(c, ids, out)
 }
 
@@ -39,6 +39,7 @@ func (e *Engine) place(c *Class, ids []model.InstanceID, out []Placement) []Plac
 // Learn takes note that places for n more instances of c will be asked for, so that the policy can keep room for what is
 // like them.
 func (e *Engine) Learn(c *Class, n int) {
+	c.asked += n
 	if l, ok := c.policy.(policy.Learner); ok {
 		l.Learn(&c.ask, n)
 	}

@@ -38,7 +38,7 @@ const (
 )
 
 // NewPack returns a Pack that has seen no asks yet.
-func NewPack() *Pack { return &Pack{memo: make([]memo, memos)} }
+func NewPack() *Pack { return &Pack{} }
 
 // Name returns "pack".
 func (*Pack) Name() string { return "pack" }
@@ -99,6 +99,9 @@ func (p *Pack) left(n *Node, a *Ask) float64 {
 
 // waste returns what the futures leave of a state.
 func (p *Pack) waste(s *state) float64 {
+	if p.memo == nil { // a pool that nothing is placed in needs none
+		p.memo = make([]memo, memos)
+	}
 	key := s.key()
 	m := &p.memo[key%memos]
 	if m.key != key {
