@@ -357,6 +357,20 @@ func TestCluster(t *testing.T) {
 		apps, err := r.client("s1").Apps(ctx)
 		return err == nil && len(apps) == 0
 	})
+
+	nodes, err := r.client("s1").Nodes(ctx)
+	if err != nil || len(nodes) != 2 {
+		t.Fatalf("%d nodes: %v", len(nodes), err)
+	}
+	if _, err := r.client("s1").RemoveNode(ctx, nodes[0].ID, false); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		left, err := r.client("s1").Nodes(ctx) // its agent runs on, and must not get in again
+		if err != nil || len(left) != 1 || left[0].ID == nodes[0].ID {
+			t.Fatalf("after a node was removed there are %d: %v", len(left), err)
+		}
+	}
 }
 
 func text(v any) string {
