@@ -393,3 +393,16 @@ func fuzzed(t *testing.T) *cluster {
 	})
 	return fuzzing
 }
+
+// A truth that was restored from before a change of trust takes over what the server's disk has: machines do not go back, and
+// would wait for a server that is not behind.
+func TestSettleAfterRestore(t *testing.T) {
+	c := newCluster(t)
+	newer := *c.auth.Cluster()
+	newer.Trust++
+	must(t, c.auth.Update(&newer))
+	must(t, c.reg.Settle(t.Context(), c.self))
+	if got := c.db.View().Cluster().Trust; got != newer.Trust {
+		t.Errorf("the truth has trust %d, the server's disk %d", got, newer.Trust)
+	}
+}

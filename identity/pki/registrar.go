@@ -57,7 +57,8 @@ func NewRegistrar(cfg RegistrarConfig) *Registrar {
 // errMoved says that trust changed between a signature and its record.
 var errMoved = errors.New("the cluster's trust has changed meanwhile")
 
-// Settle makes the cluster of the first server the truth's, if the truth has none yet, and m one of its machines.
+// Settle makes the cluster of the first server the truth's, if the truth has none yet, and m one of its machines. A truth that
+// is older than what this server's disk has was restored from a backup: machines, which never go back, trust what is on disk.
 func (r *Registrar) Settle(ctx context.Context, m *Machine) error {
 	own := r.cfg.Authority.Cluster()
 	peer, leaf := m.Peer(), m.cur.Load().cert.Leaf
@@ -70,6 +71,11 @@ func (r *Registrar) Settle(ctx context.Context, m *Machine) error {
 		}
 		if c.ID != own.ID {
 			return fmt.Errorf("this server belongs to cluster %s, the stored truth to %s: one of them is another cluster's", own.ID, c.ID)
+		}
+		if own.Trust > c.Trust {
+			copied := *own
+			copied.Joins, copied.Revision = c.Joins, c.Revision
+			tx.PutCluster(&copied)
 		}
 		if tx.Revocation(peer.revocation()) != nil {
 			return fmt.Errorf("%w: %s", ErrRevoked, peer)
