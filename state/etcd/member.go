@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -153,11 +154,29 @@ func (s *Store) prime(ctx context.Context) error {
 	return errors.New("it writes no snapshot")
 }
 
+// joinTime is how long the members of other servers may take to learn of one that joins.
+const joinTime = 10 * time.Second
+
+// startMember starts etcd. A member that joins others is refused while one of those that it asks has not heard yet that it may.
+func startMember(ctx context.Context, c *embed.Config) (*embed.Etcd, error) {
+	for end := time.Now().Add(joinTime); ; {
+		m, err := embed.StartEtcd(c)
+		if err == nil || c.ClusterState != embed.ClusterStateFlagExisting || time.Now().After(end) || !strings.Contains(err.Error(), "error validating peerURLs") {
+			return m, err
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
 // start runs the member and waits until it takes writes. What it returns is to be ended whatever the error.
 func (s *Store) start(ctx context.Context, c *embed.Config, elect func(context.Context, *etcdserver.EtcdServer) error) (_ *link, err error) {
 	l := &link{ca: s.caSum(), died: make(chan struct{}), next: make(chan struct{})}
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quiet(s.log, l.die))
-	if l.member, err = embed.StartEtcd(c); err != nil {
+	if l.member, err = startMember(ctx, c); err != nil {
 		return nil, err
 	}
 	server := l.member.Server
