@@ -40,7 +40,7 @@ type Control struct {
 
 // NewControl puts the parts together. Nothing happens before Run.
 func NewControl(c ControlConfig) (*Control, error) {
-	l := newLoops(c.Store, c.KeepStopped, c.Logger)
+	l := newLoops(c.Store, fleet.Loss{}, c.KeepStopped, c.Logger)
 	handler, err := newHandler(api.Config{
 		Store: c.Store, Auth: c.Auth, Nodes: l.fleet.Node, Info: c.Info, Shutdown: c.Shutdown, Logger: c.Logger.With("part", "api"), Placer: l.places,
 	})

@@ -21,10 +21,10 @@ type loops struct {
 	places *scheduler.Loop
 }
 
-func newLoops(leader state.Store, keepStopped model.Duration, logger *slog.Logger) *loops {
+func newLoops(leader state.Store, loss fleet.Loss, keepStopped model.Duration, logger *slog.Logger) *loops {
 	part := func(name string) *slog.Logger { return logger.With("part", name) }
 	return &loops{
-		fleet:  fleet.New(leader, fleet.Config{Now: time.Now, Logger: part("fleet")}),
+		fleet:  fleet.New(leader, fleet.Config{Now: time.Now, Logger: part("fleet"), Loss: loss}),
 		apps:   app.New(leader, app.Config{Logger: part("orchestrator"), KeepStopped: keepStopped.Std()}),
 		places: scheduler.New(leader, scheduler.Config{Now: time.Now, Logger: part("scheduler")}),
 	}

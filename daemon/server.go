@@ -23,6 +23,7 @@ import (
 	"github.com/gantry-os/gantry/agent/wire/rpc"
 	"github.com/gantry-os/gantry/api"
 	"github.com/gantry-os/gantry/api/client"
+	"github.com/gantry-os/gantry/fleet"
 	"github.com/gantry-os/gantry/identity"
 	"github.com/gantry-os/gantry/identity/pki"
 	"github.com/gantry-os/gantry/model"
@@ -52,7 +53,13 @@ type ServerOptions struct {
 	Join        string         // host:port of a server of the cluster to join; only read while DataDir has no cluster
 	Token       string         // join token
 	KeepStopped model.Duration // how long the records and logs of stopped instances are kept
+	Loss        fleet.Loss     // when nodes are lost, and what follows; the same on all servers, as any may lead
 	Logger      *slog.Logger
+}
+
+// DefaultServerOptions returns what holds where the operator says nothing.
+func DefaultServerOptions() ServerOptions {
+	return ServerOptions{KeepStopped: DefaultOptions().KeepStopped, Loss: fleet.DefaultLoss()}
 }
 
 // Validate returns the first thing wrong with o, naming the flag.
@@ -93,7 +100,7 @@ func (o *ServerOptions) Validate() error {
 			return fmt.Errorf("--token: %w", err)
 		}
 	}
-	return nil
+	return o.Loss.Validate()
 }
 
 func splitPort(addr string) (string, int, error) {
@@ -360,7 +367,7 @@ func (s *server) lead(ctx context.Context) error {
 var errLost = errors.New("another server leads, or none can")
 
 func (s *server) leadOnce(ctx context.Context, leader *state.Leader, lost <-chan struct{}) error {
-	l := newLoops(leader, s.KeepStopped, s.Logger)
+	l := newLoops(leader, s.Loss, s.KeepStopped, s.Logger)
 	s.loops.Store(l)
 	defer s.loops.Store(nil)
 	s.tellAgents()

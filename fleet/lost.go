@@ -35,6 +35,24 @@ type Loss struct {
 	OutageWindow time.Duration // default 5m
 }
 
+// DefaultLoss returns what holds where the operator says nothing.
+func DefaultLoss() Loss { return Loss{}.withDefaults() }
+
+// Validate returns the first thing wrong with l, whose fields are set, naming the flag of it.
+func (l Loss) Validate() error {
+	switch {
+	case l.Grace < time.Second || l.Grace > time.Hour:
+		return fmt.Errorf("--unreachable-after %v is outside 1s to 1h", l.Grace)
+	case l.Gone < l.Grace:
+		return fmt.Errorf("--gone-after %v is before a node is unreachable, after %v", l.Gone, l.Grace)
+	case l.Calm < time.Second || l.Calm > l.CalmMost:
+		return fmt.Errorf("--calm %v is outside 1s to %v", l.Calm, l.CalmMost)
+	case !(l.OutageShare > 0 && l.OutageShare <= 1):
+		return fmt.Errorf("--outage-share %v is outside 0 to 1: 0.3 means 30%% of the nodes", l.OutageShare)
+	}
+	return nil
+}
+
 func (l Loss) withDefaults() Loss {
 	l.Grace = cmp.Or(l.Grace, 10*time.Second)
 	l.Gone = cmp.Or(l.Gone, 24*time.Hour)

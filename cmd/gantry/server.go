@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/gantry-os/gantry/api/client"
 	"github.com/gantry-os/gantry/daemon"
@@ -26,8 +27,8 @@ func (c *cli) serverCommand() *cobra.Command {
 
 // serverParts returns the command, and what says whether its settings are right.
 func (c *cli) serverParts() (*cobra.Command, func() error) {
-	o := &daemon.ServerOptions{KeepStopped: daemon.DefaultOptions().KeepStopped}
-	level := new(string)
+	opts := daemon.DefaultServerOptions()
+	o, level := &opts, new(string)
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run a server of a cluster",
@@ -57,8 +58,18 @@ such as GANTRY_SERVER_ADVERTISE, and those over the file. gantry config check sa
 	flags.StringVar(&o.Join, "join", "", "host:port of a server of the cluster to join")
 	flags.StringVar(&o.Token, "token", "", "join token, which gantry token create --role server makes")
 	flags.Var((*durationFlag)(&o.KeepStopped), "keep-stopped", "how long records and logs of stopped instances are kept")
+	lossFlags(flags, o)
 	levelFlag(flags, level)
 	return cmd, func() error { own := *o; return c.serverOptions(&own, *level) }
+}
+
+// lossFlags adds those that say when nodes are lost. Servers are to agree on them: whichever leads goes by its own.
+func lossFlags(flags *pflag.FlagSet, o *daemon.ServerOptions) {
+	l := &o.Loss
+	flags.DurationVar(&l.Grace, "unreachable-after", l.Grace, "how long a node may not be heard of before it counts as lost")
+	flags.DurationVar(&l.Gone, "gone-after", l.Gone, "how long a node may be lost before it is listed as gone")
+	flags.DurationVar(&l.Calm, "calm", l.Calm, "how long a node that comes and goes takes no new work, doubled each further time")
+	flags.Float64Var(&l.OutageShare, "outage-share", l.OutageShare, "nothing is replaced when more than this share of the nodes are lost at once")
 }
 
 // server runs a server here.
@@ -94,7 +105,8 @@ func (c *cli) serverOptions(o *daemon.ServerOptions, level string) (err error) {
 }
 
 func (c *cli) restoreCommand() *cobra.Command {
-	o := &daemon.ServerOptions{KeepStopped: daemon.DefaultOptions().KeepStopped}
+	opts := daemon.DefaultServerOptions()
+	o := &opts
 	cmd := &cobra.Command{
 		Use:   "restore FILE",
 		Short: "Make a server of a backup",
