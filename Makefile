@@ -10,7 +10,7 @@ DATA        ?= $(if $(filter 0,$(shell id -u)),/var/lib/gantry,$(HOME)/.local/sh
 RUNC_TAGS   := $(shell pkg-config --exists libseccomp 2>/dev/null && echo seccomp)
 GOTEST      := go test -count=1 -shuffle=on -timeout 20m
 
-.PHONY: help deps build up down test test-slow check fmt lint generate bench bench-scheduler bench-packing fuzz clean
+.PHONY: help deps build up down test test-slow robustness check fmt lint generate bench bench-scheduler bench-packing fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -44,6 +44,10 @@ test: build ## run the tests: the rooms under the race detector, then the built 
 
 test-slow: ## run what make test leaves out: members of etcd that fill their disks and quotas, lose each other, grow
 	@$(GOTEST) ./state/etcd
+
+robustness: build ## break a cluster on eight machines made of namespaces, and check what was promised (SEED=7 DURATION=120s ONLY=kill-leader)
+	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o $(BIN)/robustness ./test/robustness
+	@$(BIN)/robustness -bin $(BIN) $(if $(SEED),-seed $(SEED)) -duration $(or $(DURATION),120s) $(if $(ONLY),-only $(ONLY)) $(if $(DIR),-dir $(DIR) -keep)
 
 check: build fmt lint generate test ## format, vet, staticcheck, import floors, generated files, race, everything
 
