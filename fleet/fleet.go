@@ -216,7 +216,7 @@ func (f *Fleet) putStatus(tx *state.Tx, node model.NodeID, r wire.Report) {
 	next := i.Clone()
 	next.Status.Away = time.Time{}
 	if r.Status.CanFollow(i.Status) {
-		next.Status = r.Status
+		next.Status = dated(r.Status, i.Status, f.cfg.Now())
 		next.Status.Away = time.Time{} // it is not the agent's to say
 	} else if i.Status.Away.IsZero() {
 		return

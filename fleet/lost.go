@@ -241,16 +241,24 @@ func lostWords(name string, instances int) string {
 // review writes down which nodes are gone for good, and whether there is still an outage.
 func (f *Fleet) review(ctx context.Context, now time.Time) error {
 	v := f.store.View()
-	var gone []model.NodeID
+	var gone, ahead []model.NodeID
 	for n := range v.Nodes() {
+		if n.State != model.NodeReady && n.Lost.After(now) {
+			ahead = append(ahead, n.ID)
+		}
 		if n.State == model.NodeUnreachable && !n.Lost.Add(f.cfg.Loss.Gone).After(now) {
 			gone = append(gone, n.ID)
 		}
 	}
-	if len(gone) == 0 && v.Outage() == nil {
+	if len(gone)+len(ahead) == 0 && v.Outage() == nil {
 		return nil
 	}
 	return f.store.Update(ctx, func(tx *state.Tx) error {
+		for _, id := range ahead {
+			if n := tx.Node(id); n != nil {
+				recall(tx, n, now)
+			}
+		}
 		for _, id := range gone {
 			n := tx.Node(id)
 			if n == nil || n.State != model.NodeUnreachable {
@@ -322,6 +330,9 @@ func (f *Fleet) welcome(tx *state.Tx, n model.Node) {
 	n.Lost, n.Flaps, n.Unstable = time.Time{}, 0, time.Time{}
 	if old != nil {
 		n.Lost, n.Flaps, n.Unstable = old.Lost, old.Flaps, old.Unstable
+		if most := now.Add(f.cfg.Loss.CalmMost); n.Unstable.After(most) {
+			n.Unstable = now.Add(f.cfg.Loss.Calm) // by a clock that was ahead
+		}
 	}
 	message := fmt.Sprintf("node %s is ready", n.Name)
 	if old != nil && old.State != model.NodeReady {

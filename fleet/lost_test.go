@@ -273,3 +273,53 @@ func TestRemovedNode(t *testing.T) {
 		r.wantState("a", model.NodeReady, "when it joins anew")
 	})
 }
+
+// What was written down by a clock that was days ahead comes to lie in the past: the status that a node reports, how long a
+// node takes no new work, and since when it and its instances are lost.
+func TestClocksAhead(t *testing.T) {
+	inTime(t, func(r *rig) {
+		const days = 72 * time.Hour
+		r.put("web-1", "a", model.PhaseAssigned)
+		ctx, cancel := context.WithCancel(r.t.Context())
+		link, _ := r.join(ctx, "a")
+		ahead := wire.Up{Reports: []wire.Report{{ID: "web-1", Status: model.Status{Phase: model.PhaseRunning, Ready: true, Since: time.Now().Add(days)}}}}
+		since := func() time.Time { return r.store.View().Instance("web-1").Status.Since }
+		told := time.Now()
+		for range 2 { // it says the same again when it connects again
+			if err := link.Send(ctx, ahead); err != nil {
+				r.t.Fatal(err)
+			}
+			if got := since(); !got.Equal(told) {
+				r.t.Errorf("told at %v that it is ready: since %v", told, got)
+			}
+			pass(time.Second)
+		}
+		ahead.Reports[0].Status.Ready = false
+		if err := link.Send(ctx, ahead); err != nil {
+			r.t.Fatal(err)
+		}
+		if got := since(); !got.Equal(time.Now()) {
+			r.t.Errorf("since %v it is not ready", got)
+		}
+
+		cancel()
+		pass(15 * time.Second)
+		r.wantState("a", model.NodeUnreachable, "after its grace")
+		r.update(func(tx *state.Tx) { // as a leader whose clock is ahead does
+			n := *tx.Node("a")
+			n.Lost, n.Unstable = time.Now().Add(days), time.Now().Add(days)
+			tx.PutNode(&n)
+			i := tx.Instance("web-1").Clone()
+			i.Status.Away = n.Lost
+			tx.PutInstance(i)
+		})
+		pass(time.Minute)
+		if n, i := r.node("a"), r.store.View().Instance("web-1"); n.Lost.After(time.Now()) || i.Status.Away.After(time.Now()) || i.Status.Away.IsZero() {
+			r.t.Errorf("lost since %v, its instance since %v", n.Lost, i.Status.Away)
+		}
+		r.join(r.t.Context(), "a")
+		if n := r.node("a"); n.Unstable.After(time.Now().Add(time.Hour)) {
+			r.t.Errorf("it takes no new work until %v", n.Unstable)
+		}
+	})
+}

@@ -250,8 +250,10 @@ func (p *planner) rank(i *model.Instance) rank {
 	case p.spec == nil:
 		return healthy
 	}
-	least := p.spec.Update.MinHealthyTime.Std()
-	if counts := since.Add(least); least > 0 && counts.After(p.now) { // a node's clock may be ahead
+	if since.After(p.now) { // by another clock: that it did not end since is not known, and cannot be waited for
+		return healthy
+	}
+	if counts := since.Add(p.spec.Update.MinHealthyTime.Std()); counts.After(p.now) {
 		p.d.wakeAt(counts)
 		return young
 	}
@@ -357,7 +359,7 @@ func (p *planner) advance() {
 // paused by new ones of the version that they had, as far as the ceiling allows.
 func (p *planner) replaceLost(paused bool) {
 	for _, i := range p.lost {
-		if again := i.Created.Add(shortLived); again.After(p.now) && i.Status.Since.Sub(i.Created) < shortLived {
+		if again := i.Created.Add(shortLived); again.After(p.now) && !i.Created.After(p.now) && i.Status.Since.Sub(i.Created) < shortLived {
 			p.held++
 			p.hold(i.Slot)
 			p.d.wakeAt(again)

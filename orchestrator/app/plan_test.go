@@ -102,7 +102,7 @@ func (w *world) live() (live, exist int) {
 func (w *world) healthy(mht time.Duration) int {
 	n := 0
 	for _, i := range w.snap.Instances {
-		if since, ok := i.HealthySince(); ok && !since.Add(mht).After(w.now) {
+		if since, ok := i.HealthySince(); ok && (since.After(w.now) || !since.Add(mht).After(w.now)) {
 			n++
 		}
 	}
@@ -655,5 +655,32 @@ func TestSupersedingIsNotTalk(t *testing.T) {
 	newer.Moved, newer.Want, newer.Old = w.now, w.snap.target().Spec.Count(), 1
 	if d := Plan(w.snap, testKeep, w.now); d.Talk || d.Deployments[0].ID != older || d.Deployments[0].State != model.DeploySuperseded {
 		t.Fatalf("deployments: %+v, talk %v", d.Deployments, d.Talk)
+	}
+}
+
+// TestClockAhead protects that what a clock wrote down that was days ahead is not waited for.
+func TestClockAhead(t *testing.T) {
+	w := running(1, nil)
+	spec := w.snap.Versions[0].Spec.Clone()
+	spec.Containers[0].Shell = "two"
+	w.snap.Versions = append(w.snap.Versions, &model.AppVersion{App: "/web", Version: 2, Spec: spec, Created: w.now})
+	a := *w.snap.App
+	a.Version = 2
+	w.adopt(&a, &model.Deployment{App: "/web", Kind: model.DeployUpdate, From: 1, To: 2, State: model.DeployRunning, Created: w.now})
+	w.check(t, "begin")
+	w.replace(1, func(i *model.Instance) {
+		i.Node, i.Status = "a", model.Status{Phase: model.PhaseRunning, Ready: true, Since: w.now.Add(72 * time.Hour)}
+	})
+	if d := w.check(t, "ready"); len(d.Stop) != 1 {
+		t.Errorf("a node whose clock is ahead keeps the old version running: %+v", d)
+	}
+
+	w = running(1, nil)
+	w.replace(0, func(i *model.Instance) {
+		i.Created = w.now.Add(72 * time.Hour)
+		i.Status = model.Status{Phase: model.PhaseStopped, Since: i.Created.Add(time.Second)}
+	})
+	if d := w.check(t, "lost"); len(d.Create) != 1 {
+		t.Errorf("what a leader made whose clock was ahead is not replaced: %+v", d)
 	}
 }
