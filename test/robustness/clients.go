@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/gantry-os/gantry/api/client"
@@ -149,7 +150,7 @@ func (r *run) call(ctx context.Context, o history.Op, f func(context.Context, *h
 	switch code := status(err); {
 	case err == nil:
 		o.Result = history.OK
-	case code >= 400 && code < 500:
+	case code >= 400 && code < 500, errors.Is(err, syscall.ECONNREFUSED): // who is not reached does nothing
 		o.Result, o.Why = history.Refused, err.Error()
 	default:
 		o.Result, o.Why = history.Unknown, err.Error()

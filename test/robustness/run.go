@@ -57,6 +57,7 @@ type run struct {
 	faults   map[string]int
 	hits     []hit
 	heals    []time.Duration
+	clean    int                      // machines on which nothing was left
 	powerOff map[string]time.Duration // when a machine's power last went
 	calm     bool                     // no program may end but with its machine's power
 }
@@ -302,9 +303,14 @@ func freshly(ctx context.Context) context.Context {
 // eventually waits until ok returns nil.
 func (r *run) eventually(ctx context.Context, timeout time.Duration, what string, ok func() error) error {
 	var err error
+	said := time.Now()
 	for end := time.Now().Add(timeout); time.Now().Before(end); {
 		if err = ok(); err == nil {
 			return nil
+		}
+		if time.Since(said) > 5*time.Second {
+			said = time.Now()
+			r.say("waiting: %v", err)
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):

@@ -84,6 +84,9 @@ func (r *run) appAsAsked(ctx context.Context, s *member, id model.AppID, running
 	if app.Healthy != app.Instances || app.State != "running" {
 		return fmt.Errorf("%d of %d are healthy, it is %s: %s", app.Healthy, app.Instances, app.State, app.Why)
 	}
+	if id == calmApp && len(onMachines(running)) != app.Instances {
+		return fmt.Errorf("%d programs run on %d machines, though its constraint says one on each", app.Instances, len(onMachines(running)))
+	}
 	if len(running) != app.Instances {
 		return fmt.Errorf("%d programs run, %d were asked for", len(running), app.Instances)
 	}
@@ -94,6 +97,14 @@ func (r *run) appAsAsked(ctx context.Context, s *member, id model.AppID, running
 		}
 	}
 	return nil
+}
+
+func onMachines(running map[string]*program) map[string]bool {
+	out := map[string]bool{}
+	for _, p := range running {
+		out[p.Machine] = true
+	}
+	return out
 }
 
 // remove removes all apps, and looks for what is left on the machines.
@@ -123,7 +134,9 @@ func (r *run) remove(ctx context.Context) error {
 		})
 		if err != nil {
 			r.violate("on %s: %v: %q", m.Name, err, left)
+			continue
 		}
+		r.clean++
 	}
 	return nil
 }

@@ -44,6 +44,7 @@ func (r *run) summary() int {
 	fmt.Printf("  linearizable: %d keys, %d writes, %d fresh reads; %d other reads no older than said\n", checked.Keys, checked.Writes, checked.Fresh, checked.Stale)
 	fmt.Printf("  one at a time: %d programs; ended by none but their machine's power: those of %s\n", len(r.census.all), calmApp)
 	fmt.Printf("  as asked for, after the faults: %d times, %s\n", len(r.heals), spread(r.heals))
+	fmt.Printf("  no process, mount or control group left of what was removed: %d of %d machines\n", r.clean, len(r.agents))
 	r.figures(ops)
 	fmt.Printf("violations: %d\n", len(wrong))
 	for _, w := range wrong {
