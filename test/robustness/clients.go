@@ -24,6 +24,7 @@ const (
 	appPause        = 1500 * time.Millisecond
 	probePause      = 100 * time.Millisecond
 	keyCalls        = 60 // calls to one register before the next is used: the search for an order has to end
+	probeCalls      = 6  // likewise of calls that do not wait for each other
 )
 
 // startClients lets clients work until ctx ends, and returns what waits for them.
@@ -46,7 +47,7 @@ func (r *run) startClients(ctx context.Context) (wait func()) {
 		var n uint64
 		r.every(ctx, probePause, func() {
 			n++
-			at, key := r.servers[n%serverCount], n/keyCalls
+			at, key := r.servers[n%serverCount], n/probeCalls
 			all.Go(func() { r.writeRegister(ctx, at, registerClients+appClients, fmt.Sprint("/probe", key), n) })
 		})
 	})
