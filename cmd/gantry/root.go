@@ -68,7 +68,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetErr(c.err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	flags := root.PersistentFlags()
-	flags.StringVar(&c.addr, "addr", "", "`address` of the server, such as http://127.0.0.1:7070 (env GANTRY_ADDR)")
+	flags.StringVar(&c.addr, "addr", "", "`address` of the server, such as http://127.0.0.1:7070, or of several, with commas between them (env GANTRY_ADDR)")
 	flags.StringVar(&c.token, "token", "", "`token` to show to the server (env GANTRY_TOKEN)")
 	flags.StringVar(&c.tokenFile, "token-file", "", "`file` that holds the token")
 	flags.StringVar(&c.caFile, "ca-file", "", "`file` with the roots of the cluster, for an https: address (env GANTRY_CACERT)")
@@ -127,11 +127,14 @@ func (c *cli) connect() (*client.Client, error) {
 			file = local.TokenFile
 		}
 	}
-	if err := checkAddr(addr); err != nil {
-		return nil, usageError{err}
+	for _, one := range strings.Split(addr, ",") {
+		if err := checkAddr(one); err != nil {
+			return nil, usageError{err}
+		}
 	}
 	if token == "" && file == "" {
-		file = client.LocalTokenFile(addr)
+		first, _, _ := strings.Cut(addr, ",")
+		file = client.LocalTokenFile(first)
 	}
 	if token == "" && file != "" {
 		b, err := os.ReadFile(file)
@@ -143,21 +146,26 @@ func (c *cli) connect() (*client.Client, error) {
 	return c.client(addr, token)
 }
 
-// client returns a client of the server at addr, which trusts the roots of its cluster if they were named.
-func (c *cli) client(addr, token string) (*client.Client, error) {
-	options := c.options
+// client returns a client of the server at addr, or of several with commas between them, which trusts the roots of its
+// cluster if they were named.
+func (c *cli) client(addrs, token string) (*client.Client, error) {
+	list := strings.Split(addrs, ",")
+	addr, options := list[0], slices.Clone(c.options)
 	if file := cmp.Or(c.caFile, c.getenv("GANTRY_CACERT"), client.LocalCAFile(addr)); file != "" && strings.HasPrefix(addr, "https://") {
 		trust, err := client.WithCAFile(file)
 		if err != nil {
 			return nil, err
 		}
-		options = append(slices.Clone(options), trust)
+		options = append(options, trust)
 	}
-	return client.New(addr, token, options...), nil
+	return client.New(addr, token, append(options, client.WithOthers(list[1:]...))...), nil
 }
 
 // checkAddr refuses an address that no request can be sent to.
 func checkAddr(addr string) error {
+	if strings.TrimSpace(addr) != addr || addr == "" {
+		return fmt.Errorf("the address %q: write host:port, or several with commas and no spaces between them", addr)
+	}
 	if scheme, _, ok := strings.Cut(addr, "://"); ok && scheme != "http" && scheme != "https" {
 		return fmt.Errorf("the address %s begins neither with http:// nor with https://", addr)
 	}
