@@ -45,6 +45,7 @@ var faults = []fault{
 	{"clock-jump", 3, 2 * time.Second, 8 * time.Second, false, clockJump},
 	{"power-off-agent", 2, 1 * time.Second, 10 * time.Second, false, powerOffAgent},
 	{"power-off-server", 2, 1 * time.Second, 10 * time.Second, false, powerOffServer},
+	{"flood", 1, 3 * time.Second, 8 * time.Second, false, flood},
 	{"rolling-upgrade", 1, 0, 0, false, rollingUpgrade},
 }
 
