@@ -97,6 +97,8 @@ func (s *Store) claim(ctx context.Context, h *headship) (*state.Leader, <-chan s
 		return nil, nil, errNotLeader
 	}
 	h.member = uint64(l.member.Server.MemberID())
+	ctx, stop := whileLed(ctx, l) // past that nothing answers for long
+	defer stop()
 	// Whoever leads the members after this look at the key will have changed it.
 	was, err := l.client.Get(ctx, leaderKey)
 	if err != nil {

@@ -35,13 +35,14 @@ func (b *backend) Commit(term state.Term, base uint64, ops []state.Op) (uint64, 
 	if err := b.s.ready(); err != nil {
 		return 0, err
 	}
-	rev, err := b.s.write(term, base, ops, writes)
+	t := &txn{term: term, writes: writes, marked: !b.s.sole()}
+	rev, err := b.s.write(t, base, ops)
 	if errors.Is(err, state.ErrNoSpace) && onlyDeletes(ops) { // which a full store takes, but no other write beside them
-		writes[len(writes)-1] = remove([]byte(headKey))
-		rev, err = b.s.write(term, base, ops, writes)
+		t.writes[len(writes)-1], t.marked = remove([]byte(headKey)), false
+		rev, err = b.s.write(t, base, ops)
 	}
 	if errors.Is(err, state.ErrNoSpace) && b.s.makeSpace() {
-		rev, err = b.s.write(term, base, ops, writes)
+		rev, err = b.s.write(t, base, ops)
 	}
 	return rev, err
 }
@@ -89,19 +90,22 @@ func onlyDeletes(ops []state.Op) bool {
 // write is one transaction unless another server wrote at the same time. Every transaction also writes the head key, or
 // deletes it: while its revision is not after base, no record was written that base does not have, and two comparisons
 // stand for one of every record, which would cost as much again as the writes themselves.
-func (s *Store) write(term state.Term, base uint64, ops []state.Op, writes []*pb.RequestOp) (uint64, error) {
-	rev, err := s.txn(term, []*pb.Compare{
+func (s *Store) write(t *txn, base uint64, ops []state.Op) (uint64, error) {
+	ctx, cancel := context.WithTimeout(s.living, commitTime)
+	defer cancel()
+	t.compares = []*pb.Compare{
 		revision(headKey, pb.Compare_GREATER, 0),
 		revision(headKey, pb.Compare_LESS, int64(base)+1),
-	}, writes)
+	}
+	rev, err := s.see(ctx, t)
 	if !errors.Is(err, state.ErrConflict) {
 		return rev, err
 	}
-	each := make([]*pb.Compare, len(ops))
+	t.compares = make([]*pb.Compare, len(ops), len(ops)+2)
 	for n, op := range ops {
-		each[n] = revision(encodeKey(op.Key), pb.Compare_EQUAL, int64(op.Read))
+		t.compares[n] = revision(encodeKey(op.Key), pb.Compare_EQUAL, int64(op.Read))
 	}
-	return s.txn(term, each, writes)
+	return s.see(ctx, t)
 }
 
 func revision(key string, is pb.Compare_CompareResult, rev int64) *pb.Compare {
@@ -112,8 +116,8 @@ func remove(key []byte) *pb.RequestOp {
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: key}}}
 }
 
-// put is one write of a record, in one piece of memory.
-type put struct {
+// recordPut is one write of a record, in one piece of memory.
+type recordPut struct {
 	op  pb.RequestOp
 	of  pb.RequestOp_RequestPut
 	req pb.PutRequest
@@ -121,8 +125,8 @@ type put struct {
 
 // translate returns ops in etcd's words, and the write of the head key.
 func translate(ops []state.Op) ([]*pb.RequestOp, error) {
-	writes := make([]*pb.RequestOp, 0, len(ops)+1)
-	puts := make([]put, len(ops)+1)
+	writes := make([]*pb.RequestOp, 0, len(ops)+2) // the mark is to come
+	puts := make([]recordPut, len(ops)+1)
 	text := make([]byte, 0, 192*len(ops)) // of keys and values; what grew out of it stays valid
 	size := 0
 	add := func(key, val []byte) {
@@ -154,40 +158,6 @@ func translate(ops []state.Op) ([]*pb.RequestOp, error) {
 	}
 	add([]byte(headKey), nil)
 	return writes, nil
-}
-
-// txn writes if all compares hold and term, unless zero, is still the leader's.
-func (s *Store) txn(term state.Term, compares []*pb.Compare, writes []*pb.RequestOp) (uint64, error) {
-	ctx, cancel := context.WithTimeout(s.living, commitTime)
-	defer cancel()
-	if term != 0 {
-		compares = append(compares, revision(leaderKey, pb.Compare_EQUAL, int64(term)))
-	}
-	resp, err := s.link.Load().kv.Txn(ctx, &pb.TxnRequest{
-		Compare: compares, Success: writes,
-		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(leaderKey)}}}},
-	})
-	if err != nil {
-		return 0, explain(rpctypes.Error(err))
-	}
-	rev := uint64(resp.Header.Revision)
-	if resp.Succeeded {
-		return rev, nil
-	}
-	if term != 0 && leader(resp.Responses) != term {
-		return rev, state.ErrDeposed
-	}
-	return rev, state.ErrConflict
-}
-
-// leader returns the term in the answer to a get of the leader's key.
-func leader(resps []*pb.ResponseOp) state.Term {
-	if len(resps) == 1 {
-		for _, kv := range resps[0].GetResponseRange().GetKvs() {
-			return state.Term(kv.ModRevision)
-		}
-	}
-	return 0
 }
 
 // explain puts etcd's errors in state's words. What is not certain to have written nothing is ErrUnavailable.

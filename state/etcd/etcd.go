@@ -7,7 +7,7 @@
 // later change. What a transaction wrote is synced to the write-ahead logs of a majority before Commit returns, so killing
 // processes at any moment loses nothing that was acknowledged.
 //
-// Read next: commit.go for transactions, codec.go and instance.go for the stored form, campaign.go for who leads, cluster.go for
+// Read next: commit.go for transactions, answer.go for those whose answer is lost with a leader, codec.go and instance.go for the stored form, campaign.go for who leads, cluster.go for
 // who is a member, keeper.go for what a member does to stay well.
 package etcd
 
@@ -31,7 +31,7 @@ import (
 // Config says how to open a store.
 type Config struct {
 	Dir       string           // data directory, this store's alone; required unless Ephemeral
-	Name      string           // of the member, its own in the cluster; default gantry
+	Name      string           // of this server, its own in the cluster; default gantry
 	Ephemeral bool             // sync nothing to disk; without Dir, use a temporary one and remove it on Close
 	Quota     int64            // bytes that the store may grow to; default 4 GiB
 	Logger    *slog.Logger     // default: discard
@@ -59,6 +59,7 @@ type Store struct {
 	committing sync.Mutex // held over a commit, and while link changes
 	closed     bool       // the member has ended
 	parked     error      // why the member rests; nil when it does not
+	mark       marker     // of the last transaction
 
 	spacing    sync.Mutex // held while making space
 	spaceTried time.Time  // when a commit last tried to make space
@@ -174,6 +175,7 @@ func (s *Store) prepare() error {
 // attach makes the DB, fills it, and begins to follow.
 func (s *Store) attach(ctx context.Context) error {
 	s.DB = state.New(&backend{s}, s.cfg.Now)
+	s.mark = newMarker(s.cfg.Name)
 	rev, pages, err := s.load(ctx)
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-// External is an etcd that somebody else runs, at --max-txn-ops=20001 --max-request-bytes=10485760 or more. Backups, quota and gaps
+// External is an etcd that somebody else runs, at --max-txn-ops=20002 --max-request-bytes=10485760 or more. Backups, quota and gaps
 // in its files are for its owner to watch; history is dropped by Gantry.
 type External struct {
 	Endpoints     []string // host:port or URLs
@@ -59,13 +59,13 @@ func (s *Store) connect(ctx context.Context) error {
 // probe tries a transaction of the largest kind, whose condition never holds.
 func (l *link) probe(ctx context.Context) error {
 	never := []*pb.Compare{revision(headKey, pb.Compare_LESS, 0)}
-	writes := make([]*pb.RequestOp, maxOps+1)
+	writes := make([]*pb.RequestOp, maxOps+2)
 	for i := range writes {
 		writes[i] = remove([]byte(headKey))
 	}
 	_, err := l.kv.Txn(ctx, &pb.TxnRequest{Compare: never, Success: writes})
 	if err = rpctypes.Error(err); errors.Is(err, rpctypes.ErrTooManyOps) {
-		return fmt.Errorf("it takes too small transactions: run it with --max-txn-ops=%d --max-request-bytes=%d", maxOps+1, maxBytes)
+		return fmt.Errorf("it takes too small transactions: run it with --max-txn-ops=%d --max-request-bytes=%d", maxOps+2, maxBytes)
 	}
 	if err != nil {
 		return fmt.Errorf("no answer from %v: %w", l.client.Endpoints(), err)

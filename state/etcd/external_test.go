@@ -67,7 +67,7 @@ func TestExternalConformance(t *testing.T) {
 		t.Skip("SKIP: slow")
 	}
 	t.Parallel()
-	at := outside(t, maxOps+1)
+	at := outside(t, maxOps+2)
 	conformance.Run(t, func(t *testing.T) conformance.Storage {
 		s := open(t, Config{External: at})
 		if _, err := s.link.Load().client.Delete(t.Context(), root, prefix); err != nil {
@@ -82,7 +82,7 @@ func TestExternalConformance(t *testing.T) {
 // followed soon.
 func TestExternal(t *testing.T) {
 	t.Parallel()
-	at := outside(t, maxOps+1)
+	at := outside(t, maxOps+2)
 	a, b := open(t, Config{External: at, Name: "a"}), open(t, Config{External: at, Name: "b"})
 	for n := range uint64(20) {
 		if _, err := a.link.Load().client.Put(t.Context(), "/others", fmt.Sprint(n)); err != nil {
@@ -155,7 +155,7 @@ func TestExternal(t *testing.T) {
 // that cannot be.
 func TestExternalRefused(t *testing.T) {
 	small := outside(t, 128)
-	if _, err := Open(t.Context(), Config{External: small}); err == nil || !strings.Contains(err.Error(), "--max-txn-ops=20001") {
+	if _, err := Open(t.Context(), Config{External: small}); err == nil || !strings.Contains(err.Error(), "--max-txn-ops=20002") {
 		t.Errorf("small transactions: %v", err)
 	}
 	stranger := *small

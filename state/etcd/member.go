@@ -92,7 +92,7 @@ func (s *Store) memberConfig() *embed.Config {
 
 	// Nobody waits for what it has applied to reach the database file, since the log has it.
 	c.BackendBatchInterval = 500 * time.Millisecond
-	c.MaxTxnOps, c.MaxRequestBytes = maxOps+1, maxBytes // the leader's key or the head key besides
+	c.MaxTxnOps, c.MaxRequestBytes = maxOps+2, maxBytes // the leader's key or the head key, and the mark, besides
 	c.QuotaBackendBytes = s.cfg.Quota
 	c.UnsafeNoFsync = s.cfg.Ephemeral
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModeRevision, strconv.Itoa(kept)
