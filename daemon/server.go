@@ -263,6 +263,9 @@ func (s *server) openStore(ctx context.Context) (err error) {
 		Dir: filepath.Join(s.DataDir, "etcd"), Name: s.Name, Addr: s.Advertise, Logger: s.Logger.With("part", "etcd"),
 		Peer: s.peer(own, roots, s.machine.Peer().Cluster),
 	}
+	cfg.Peer.Guard = func(l net.Listener) net.Listener {
+		return tls.NewListener(s.machine.Listener(l), s.machine.ServerTLS(model.ServerMachine))
+	}
 	empty := !exists(filepath.Join(cfg.Dir, "member", "wal"))
 	if empty && s.Join == "" && !exists(s.foundingFile()) {
 		return fmt.Errorf("%s has the identity of server %s and no store: mount it if it lies on another disk, restore a backup with gantry restore, "+

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -17,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -275,9 +277,10 @@ func TestClusterConformance(t *testing.T) {
 	t.Parallel()
 	c := newServers(t, 3)
 	conformance.Run(t, func(t *testing.T) conformance.Storage {
-		if _, err := c.at[0].link.Load().client.Delete(t.Context(), root, prefix); err != nil {
-			t.Fatal(err)
-		}
+		eventually(t, "the store is emptied", func() bool { // another may come to lead meanwhile
+			_, err := c.at[0].link.Load().client.Delete(t.Context(), root, prefix)
+			return err == nil
+		})
 		return &shared{servers: c}
 	})
 }
@@ -394,6 +397,37 @@ func TestStrangers(t *testing.T) {
 	if probe(other) {
 		t.Error("a server of another CA gets an answer")
 	}
+}
+
+// TestGuard protects that it is the guard who says which servers get in, also after one was started.
+func TestGuard(t *testing.T) {
+	t.Parallel()
+	var out atomic.Pointer[string] // the name of a server that is not welcome
+	c := newServersOf(t, &servers{ca: newAuthority(t)}, 3, func(cfg *Config) {
+		tlsOf := must(cfg.Peer.TLS.info().ServerConfig())
+		tlsOf.VerifyConnection = func(cs tls.ConnectionState) error {
+			if name := out.Load(); name != nil && cs.PeerCertificates[0].Subject.CommonName == *name {
+				return errors.New("not welcome")
+			}
+			return nil
+		}
+		cfg.Peer.Guard = func(l net.Listener) net.Listener { return tls.NewListener(l, tlsOf) }
+	})
+	write(t, c.at[0], "/before")
+	client := must(c.at[2].prober())
+	if !answers(t.Context(), client, c.cfg[0].Peer.Listen) {
+		t.Error("a server gets no answer")
+	}
+	client.CloseIdleConnections()
+	out.Store(&c.cfg[2].Name)
+	if answers(t.Context(), client, c.cfg[0].Peer.Listen) {
+		t.Error("a server that is not welcome gets an answer")
+	}
+	client.CloseIdleConnections()
+	if !answers(t.Context(), must(c.at[1].prober()), c.cfg[0].Peer.Listen) {
+		t.Error("a server that is welcome gets no answer")
+	}
+	write(t, c.at[0], "/after")
 }
 
 // TestGrowAndShrink protects growing a server that began alone, and taking members out again, dead or alive, but not so many

@@ -81,6 +81,7 @@ type Store struct {
 // link is an etcd in use. A member that starts again makes a new one.
 type link struct {
 	member *embed.Etcd // nil for an external etcd
+	door   *door       // of the members of other servers; nil for a member that is alone
 	client *clientv3.Client
 	kv     pb.KVClient       // what client uses too, without its copies of large transactions
 	ca     [sha256.Size]byte // of the CA that the member started with
@@ -126,7 +127,7 @@ func (s *Store) openMember(ctx context.Context) (err error) {
 	if err := s.prime(ctx); err != nil {
 		return fmt.Errorf("prepare etcd in %s: %w", s.cfg.Dir, err)
 	}
-	l, err := s.start(ctx, s.memberConfig(), s.elect)
+	l, err := s.start(ctx, s.memberConfig(), s.cfg.Peer, s.elect)
 	if err != nil {
 		return fmt.Errorf("start etcd in %s: %w", s.cfg.Dir, err)
 	}

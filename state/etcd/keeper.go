@@ -176,7 +176,7 @@ func (s *Store) startAgain(ctx context.Context) (*link, error) {
 	if err := s.prime(ctx); err != nil {
 		return nil, err
 	}
-	return s.start(ctx, s.memberConfig(), s.elect)
+	return s.start(ctx, s.memberConfig(), s.cfg.Peer, s.elect)
 }
 
 // relink puts l in use. The caller has committing.

@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/etcdhttp"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
@@ -36,6 +37,10 @@ type Peer struct {
 	Listen    string // IP:port
 	Advertise string // host:port that the others call; default Listen
 	TLS       TLS
+
+	// Guard returns a listener of connections whose other end was found to be a server that is welcome, over one of bare
+	// connections, and may cut them later. Without it, whoever has a certificate that TLS asks for is let in.
+	Guard func(net.Listener) net.Listener
 }
 
 // TLS names the files by which servers know each other. Key and certificate are read again for every connection, so they may
@@ -118,7 +123,6 @@ func (s *Store) among(c *embed.Config) {
 	c.TickMs, c.ElectionMs = uint(s.cfg.Election.Milliseconds()/10), uint(s.cfg.Election.Milliseconds())
 	c.SnapshotCount, c.SnapshotCatchUpEntries = 1000, 5000 // who was away for less is sent the log, not the whole database
 	c.MaxLearners = 4                                      // servers that join at the same time
-	c.ListenPeerUrls = []url.URL{{Scheme: "https", Host: s.cfg.Peer.Listen}}
 	c.PeerTLSInfo = s.cfg.Peer.TLS.info()
 	c.TlsMinVersion = "TLS1.3"
 	if s.cfg.Addr != "" {
@@ -143,10 +147,9 @@ func (s *Store) prime(ctx context.Context) error {
 			return err
 		}
 		c := s.memberConfig()
-		c.ListenPeerUrls = nil
 		c.SnapshotCount = 1
 		c.TickMs, c.ElectionMs = 10, 50 // it elects itself at the pace of ticks
-		l, err := s.start(ctx, c, func(context.Context, *etcdserver.EtcdServer) error { return nil })
+		l, err := s.start(ctx, c, nil, func(context.Context, *etcdserver.EtcdServer) error { return nil })
 		if err = errors.Join(err, l.end()); err != nil {
 			return err
 		}
@@ -172,14 +175,21 @@ func startMember(ctx context.Context, c *embed.Config) (*embed.Etcd, error) {
 	}
 }
 
-// start runs the member and waits until it takes writes. What it returns is to be ended whatever the error.
-func (s *Store) start(ctx context.Context, c *embed.Config, elect func(context.Context, *etcdserver.EtcdServer) error) (_ *link, err error) {
+// start runs the member and waits until it takes writes. Others reach it when there is a peer. What it returns is to be ended
+// whatever the error.
+func (s *Store) start(ctx context.Context, c *embed.Config, peer *Peer, elect func(context.Context, *etcdserver.EtcdServer) error) (_ *link, err error) {
 	l := &link{ca: s.caSum(), died: make(chan struct{}), next: make(chan struct{})}
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quiet(s.log, l.die))
+	if peer != nil {
+		if l.door, err = peer.open(); err != nil {
+			return nil, err
+		}
+	}
 	if l.member, err = startMember(ctx, c); err != nil {
-		return nil, err
+		return nil, errors.Join(err, l.end())
 	}
 	server := l.member.Server
+	l.door.serve(etcdhttp.NewPeerHandler(l.member.GetLogger(), server))
 	l.client = v3client.New(server)
 	l.kv = adapter.KvServerToKvClient(v3rpc.NewQuotaKVServer(server))
 	poll := time.NewTicker(2 * time.Millisecond)
@@ -209,7 +219,7 @@ func (s *Store) start(ctx context.Context, c *embed.Config, elect func(context.C
 // reads reports whether a member among others takes part in their work. Etcd calls it ready only once it has told the others its
 // name, which it tries every 7 s when the connections are not there at first.
 func (l *link) reads(ctx context.Context) bool {
-	if server := l.member.Server; len(l.member.Peers) == 0 || server.Leader() == 0 {
+	if server := l.member.Server; l.door == nil || server.Leader() == 0 {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
@@ -259,7 +269,7 @@ func (l *link) end() (err error) {
 		}
 	}
 	if l.member == nil {
-		return err
+		return errors.Join(err, l.door.close())
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -268,7 +278,7 @@ func (l *link) end() (err error) {
 	}()
 	select {
 	case <-ended:
-		return err
+		return errors.Join(err, l.door.close())
 	case <-time.After(endTime):
 		return errors.Join(err, errHangs)
 	}

@@ -24,14 +24,14 @@ const patience = 60 * time.Second
 
 // rig is a cluster, and the processes that it is made of.
 type rig struct {
-	*testing.T
+	testing.TB
 	dir, bin string
 	ports    map[string]int
 	procs    map[string]*exec.Cmd
 	logs     map[string]*bytes.Buffer
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	bin, err := filepath.Abs("../../bin/gantry")
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func newRig(t *testing.T) *rig {
 	if _, err := os.Stat(bin); err != nil {
 		t.Fatalf("%v: run make build first", err)
 	}
-	r := &rig{T: t, dir: t.TempDir(), bin: bin, ports: map[string]int{}, procs: map[string]*exec.Cmd{}, logs: map[string]*bytes.Buffer{}}
+	r := &rig{TB: t, dir: t.TempDir(), bin: bin, ports: map[string]int{}, procs: map[string]*exec.Cmd{}, logs: map[string]*bytes.Buffer{}}
 	if err := os.Chmod(r.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,111 @@
+package cluster
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gantry-os/gantry/model"
+)
+
+// shown returns the configuration of who calls servers with the identity that a server keeps on its disk.
+func (r *rig) shown(server string) *tls.Config {
+	r.Helper()
+	dir := filepath.Join(r.dir, server, "identity")
+	own := filepath.Join(dir, "machine.pem")
+	cert, err := tls.LoadX509KeyPair(own, own)
+	if err != nil {
+		r.Fatal(err)
+	}
+	roots, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	if err != nil {
+		r.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(roots)
+	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, ServerName: "127.0.0.1"}
+}
+
+// getsIn reports whether etcd's member of the server at addr answers who shows cfg on a new connection.
+func getsIn(addr string, cfg *tls.Config) bool {
+	c := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}}
+	resp, err := c.Get("https://" + addr + "/version")
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err == nil && resp.StatusCode == http.StatusOK
+}
+
+// remove takes a server out of the cluster by another one's word.
+func (r *rig) remove(ask, server string) {
+	r.Helper()
+	r.eventually(server+" is removed", func() bool {
+		_, err := r.client(ask).RemoveServer(r.Context(), server)
+		return err == nil // or it leads, and hands over
+	})
+}
+
+// A server that was removed is refused by the members of etcd as well, though its certificate is good, and what connections it had
+// to them are cut.
+func TestRemovedServerIsNoPeer(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: the cluster is started as root")
+	}
+	r := newRig(t)
+	r.server("s1")
+	token := r.token("s1", model.ServerMachine, 2)
+	for _, name := range []string{"s2", "s3"} {
+		r.server(name, "--join", r.addr("s1"), "--token", token)
+	}
+	peer := fmt.Sprintf("127.0.0.1:%d", r.base("s1")+2)
+	stolen := r.shown("s3")
+	stranger := stolen.Clone()
+	stranger.Certificates = nil
+	if !getsIn(peer, stolen) || getsIn(peer, stranger) {
+		t.Fatal("a server gets no answer from a member of etcd, or a stranger gets one")
+	}
+	standing, err := tls.Dial("tcp", peer, stolen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer standing.Close()
+	cut := make(chan error, 1)
+	go func() {
+		for { // its requests keep it from being closed as idle
+			if _, err := io.WriteString(standing, "GET /version HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+				cut <- err
+				return
+			}
+			if _, err := standing.Read(make([]byte, 4096)); err != nil {
+				cut <- err
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	r.remove("s1", "s3")
+	removed := time.Now()
+	r.eventually("the removed server is refused", func() bool { return !getsIn(peer, stolen) })
+	t.Logf("the removed server was refused after %v", time.Since(removed))
+	select {
+	case <-cut:
+		t.Logf("its connection was cut after %v", time.Since(removed))
+	case <-time.After(patience):
+		t.Error("its connection stands")
+	}
+	if !getsIn(peer, r.shown("s2")) {
+		t.Error("a server that was not removed gets no answer")
+	}
+	if !strings.HasPrefix(r.leader("s1"), "s") {
+		t.Error("nobody leads the servers that are left")
+	}
+}
