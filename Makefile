@@ -66,6 +66,7 @@ generate: ## fail when the OpenAPI document in the tree is not the one that the 
 bench: build ## measure the figures of docs/benchmarks.md
 	@go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./test/e2e
 	@go test -count=1 -timeout 20m -run '^$$' -bench 'Start|Helpers' -v ./runtime/containerd ./runtime/process
+	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x -v ./test/cluster
 
 bench-scheduler: ## measure the engine, and the whole control plane with simulated nodes: a line each, name value unit goal
 	@go run ./test/scale/bench $(if $(DIR),-dir $(DIR)) $(if $(ROWS),-rows $(ROWS)) $(if $(SHRINK),-shrink $(SHRINK))
