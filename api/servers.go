@@ -13,6 +13,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/gantry-os/gantry/api/client"
+	"github.com/gantry-os/gantry/identity"
 	"github.com/gantry-os/gantry/identity/pki"
 	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/state"
@@ -49,6 +50,7 @@ type Trust interface {
 	CreateToken(ctx context.Context, spec pki.TokenSpec) (pki.Token, error)
 	DeleteToken(ctx context.Context, id string) error
 	Rotate(ctx context.Context) error
+	RotateAdmin(ctx context.Context) (identity.Token, error)
 	Addrs() []string // host:port of the servers that can be joined
 }
 
@@ -136,6 +138,19 @@ func (s *server) rotateCA(ctx context.Context, _ *none) (*reply[client.Rotation]
 		return nil, err
 	}
 	return answer(s.rotation(s.Store.View()))
+}
+
+func (s *server) rotateAdmin(ctx context.Context, _ *none) (*reply[client.AdminToken], error) {
+	var out client.AdminToken
+	err := s.withCluster(ctx, func(ctx context.Context, c Servers) error {
+		t, err := c.RotateAdmin(ctx)
+		out.Token = string(t)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer(out)
 }
 
 // ServerPath is the server in the path of a request.

@@ -144,7 +144,7 @@ func (d *door) servers() *fakeServers {
 func TestAlone(t *testing.T) {
 	d := newDoor(t)
 	const want = "409 this server is alone: clusters are made by gantry server"
-	for _, call := range []string{"GET /v1/cluster", "GET /v1/tokens", "DELETE /v1/tokens/x", "POST /v1/tokens", "POST /v1/cluster/rotate-ca",
+	for _, call := range []string{"GET /v1/cluster", "GET /v1/tokens", "DELETE /v1/tokens/x", "POST /v1/tokens", "POST /v1/cluster/rotate-ca", "POST /v1/cluster/rotate-admin",
 		"POST /v1/cluster/servers/a/promote", "DELETE /v1/cluster/servers/a", "GET /v1/backup"} {
 		method, path, _ := strings.Cut(call, " ")
 		d.refusals(method, path, map[string]string{``: want})
@@ -169,6 +169,9 @@ func TestCluster(t *testing.T) {
 	d.refusals("POST", "/v1/cluster/servers/x/promote", map[string]string{``: "404 no server x"})
 	if got := must(d.c.RotateCA(ctx))(t); got.Phase != "spreading" || !slices.Equal(got.Waits, []model.MachineID{"server/a"}) || !strings.Contains(got.Why, "1 of 1 machines") {
 		t.Errorf("%+v", got)
+	}
+	if got := must(d.c.RotateAdmin(ctx))(t); !strings.HasPrefix(got.Token, "gantry_") || got.Token == string(d.token) || d.db.View().Cluster().Admin.Count() != 1 {
+		t.Error("the administrator's token was not replaced")
 	}
 	d.refusals("POST", "/v1/cluster/rotate-ca", map[string]string{``: "409 is being rotated already"})
 	if got := must(d.c.RemoveServer(ctx, "a"))(t); got.Name != "a" || len(f.servers) != 2 || d.db.View().Machine("server/a") != nil {

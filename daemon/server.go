@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -134,6 +133,7 @@ type server struct {
 	machine   *pki.Machine
 	registrar *pki.Registrar
 	auth      *identity.Authenticator
+	fresh     bool // this server got its identity just now
 	store     *etcd.Store
 	agents    *rpc.Server
 	loops     atomic.Pointer[loops]    // while this server leads
@@ -176,14 +176,16 @@ func (s *server) open(ctx context.Context) error {
 	if err := s.openIdentity(ctx); err != nil {
 		return err
 	}
-	token, err := identity.NewToken(bytes.NewReader(s.authority.Secret("admin token")))
+	token, err := s.authority.AdminToken()
 	if err != nil {
 		return err
 	}
-	if err := identity.KeepToken(TokenFile(s.DataDir), token); err != nil {
-		return err
-	}
 	s.auth = identity.WithToken(token)
+	if s.fresh { // a token that is there already is another cluster's
+		if err := identity.KeepToken(TokenFile(s.DataDir), token); err != nil {
+			return err
+		}
+	}
 	if err := s.openStore(ctx); err != nil {
 		return err
 	}
@@ -191,10 +193,31 @@ func (s *server) open(ctx context.Context) error {
 	if err := s.registrar.Settle(ctx, s.machine); err != nil {
 		return fmt.Errorf("settle the identity of this server: %w", err)
 	}
+	if err := s.catchUp(); err != nil {
+		return fmt.Errorf("keep the administrator's token: %w", err)
+	}
 	if err := os.Remove(s.foundingFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
+}
+
+// catchUp takes the administrator's token that the truth has: it may have been replaced while this server was down.
+func (s *server) catchUp() error {
+	if err := s.authority.Update(s.store.View().Cluster()); err != nil {
+		return err
+	}
+	token, err := s.authority.AdminToken()
+	if err != nil {
+		return err
+	}
+	return s.keepAdmin(token)
+}
+
+// keepAdmin has the administrator's token be t from now on.
+func (s *server) keepAdmin(t identity.Token) error {
+	s.auth.Replace(t)
+	return identity.ReplaceToken(TokenFile(s.DataDir), t)
 }
 
 // foundingFile is there while this server makes a cluster: until then its store may be empty, and never again.
@@ -228,6 +251,7 @@ func (s *server) openIdentity(ctx context.Context) (err error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("open this server's identity: %w", err)
 	}
+	s.fresh = true
 	if s.Name == "" {
 		if s.Name, err = os.Hostname(); err != nil {
 			return err
@@ -314,7 +338,9 @@ func (s *server) serve(ctx context.Context, ready func(client.Local) error) (err
 	group.Go(func() error { return s.runStore(ctx) })
 	group.Go(func() error { return s.machine.Run(ctx, pki.Self{Registrar: s.registrar, Authority: s.authority}) })
 	group.Go(func() error {
-		return pki.NewKeeper(s.store.DB, s.authority, s.Logger.With("part", "identity"), s.machine).Run(ctx)
+		k := pki.NewKeeper(s.store.DB, s.authority, s.Logger.With("part", "identity"), s.machine)
+		k.KeepAdmin(s.keepAdmin)
+		return k.Run(ctx)
 	})
 	group.Go(func() error { return s.agents.Run(ctx, listeners[portAgents]) })
 	group.Go(func() error { return s.watchMembers(ctx) })

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 )
 
 // Access is how much a route asks for and a principal is granted. Each level holds all below it.
@@ -62,11 +63,21 @@ func ParseMode(s string) (Mode, error) {
 // Authenticator recognises who sends a request.
 type Authenticator struct {
 	mode Mode
-	hash Hash
+	hash atomic.Pointer[Hash]
 }
 
 // WithToken returns an Authenticator that wants token t.
-func WithToken(t Token) *Authenticator { return &Authenticator{mode: ModeToken, hash: t.Hash()} }
+func WithToken(t Token) *Authenticator {
+	a := &Authenticator{mode: ModeToken}
+	a.Replace(t)
+	return a
+}
+
+// Replace has a, which wants a token, want t from now on, and no other.
+func (a *Authenticator) Replace(t Token) {
+	h := t.Hash()
+	a.hash.Store(&h)
+}
 
 // WithoutToken returns an Authenticator that lets everyone in. CheckListen keeps it to loopback.
 func WithoutToken() *Authenticator { return &Authenticator{mode: ModeNone} }
@@ -91,7 +102,7 @@ func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
 	if !strings.EqualFold(scheme, "Bearer") {
 		return Principal{}, errWrongForm
 	}
-	if !a.hash.Verify(strings.TrimSpace(token)) {
+	if !a.hash.Load().Verify(strings.TrimSpace(token)) {
 		return Principal{}, ErrBadToken
 	}
 	return administrator, nil

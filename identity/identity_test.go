@@ -195,3 +195,45 @@ func TestParseMode(t *testing.T) {
 		}
 	}
 }
+
+// A token that was replaced is refused from then on, in a process and in the file.
+func TestReplaceToken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	old, err := LoadOrCreateToken(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := LoadOrCreateToken(filepath.Join(t.TempDir(), "token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := WithToken(old)
+	ask := func(tok Token) error {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Authorization", "Bearer "+string(tok))
+		_, err := a.Authenticate(r)
+		return err
+	}
+	a.Replace(fresh)
+	if ask(fresh) != nil || !errors.Is(ask(old), ErrBadToken) {
+		t.Errorf("the new token: %v, the old one: %v", ask(fresh), ask(old))
+	}
+	if err := os.WriteFile(path+".new", []byte("left by one that died"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := ReplaceToken(path, fresh); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := LoadToken(path); err != nil || got != fresh {
+		t.Errorf("the file holds another token (%v)", err)
+	}
+	left, err := os.ReadDir(filepath.Dir(path))
+	if err != nil || len(left) != 1 {
+		t.Errorf("directory holds %v, want only the token", left)
+	}
+	if err := ReplaceToken(filepath.Join(t.TempDir(), "none"), fresh); err != nil {
+		t.Errorf("where there was none: %v", err)
+	}
+}

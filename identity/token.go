@@ -87,6 +87,24 @@ func LoadOrCreateToken(path string) (Token, error) {
 	return t, nil
 }
 
+// ReplaceToken makes the file at path hold t, whatever token it held. Who reads it sees the old one or the new.
+func ReplaceToken(path string, t Token) (err error) {
+	if have, err := LoadToken(path); err == nil && have == t {
+		return nil
+	}
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := createFile(tmp, []byte(t+"\n")); err != nil {
+		return fmt.Errorf("replace token file: %w", err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("replace token file: %w", err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
 // KeepToken makes the file at path hold t, as LoadOrCreateToken does. It fails when it holds another.
 func KeepToken(path string, t Token) error {
 	err := createFile(path, []byte(t+"\n"))

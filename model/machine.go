@@ -65,8 +65,25 @@ type Cluster struct {
 	// Joins counts the machines that joined. Every join writes it, so that none is admitted beside a change of trust
 	// that it does not know.
 	Joins uint64 `json:"joins,omitempty"`
+	// Admin is what the administrator's token is made of once it was replaced; nil before.
+	Admin *AdminSecret `json:"admin,omitempty"`
 
 	Revision uint64 `json:"-"`
+}
+
+// AdminSecret is what the administrator's token is made of. It is replaced as a whole.
+type AdminSecret struct {
+	Number  uint64    `json:"number"`  // counts replacements, from 1; no server goes back to a lower one
+	Sealed  []byte    `json:"sealed"`  // 32 bytes, sealed as the keys of roots are
+	Changed time.Time `json:"changed"` // when it was made
+}
+
+// Count returns which replacement s is, 0 for none.
+func (s *AdminSecret) Count() uint64 {
+	if s == nil {
+		return 0
+	}
+	return s.Number
 }
 
 // Root is one root certificate of a cluster.

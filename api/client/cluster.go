@@ -85,6 +85,11 @@ type CreatedToken struct {
 	Servers []string `json:"servers" doc:"host:port of the servers that can be joined."`
 }
 
+// AdminToken is the administrator's token at its making.
+type AdminToken struct {
+	Token string `json:"token" doc:"Its text."`
+}
+
 // RemovedServer is the answer to the removal of a server.
 type RemovedServer struct {
 	Name string `json:"name" doc:"Name of the server."`
@@ -133,6 +138,11 @@ func (c *Client) RemoveServer(ctx context.Context, name string) (RemovedServer, 
 // RotateCA begins a rotation of the cluster's authority. It fails with status 409 while one goes on.
 func (c *Client) RotateCA(ctx context.Context) (Rotation, error) {
 	return write[Rotation](ctx, c, http.MethodPost, "/v1/cluster/rotate-ca", nil, nil)
+}
+
+// RotateAdmin replaces the administrator's token. c goes on with the old one, which is refused soon.
+func (c *Client) RotateAdmin(ctx context.Context) (AdminToken, error) {
+	return write[AdminToken](ctx, c, http.MethodPost, "/v1/cluster/rotate-admin", nil, nil)
 }
 
 func serverPath(name string) string { return "/v1/cluster/servers/" + url.PathEscape(name) }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -21,7 +22,7 @@ func (c *cli) clusterCommand() *cobra.Command {
   gantry cluster rotate-ca`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(c.clusterStatusCommand(), c.membersCommand(), c.promoteCommand(), c.removeServerCommand(), c.rotateCommand(), c.resumeReplacementCommand())
+	cmd.AddCommand(c.clusterStatusCommand(), c.membersCommand(), c.promoteCommand(), c.removeServerCommand(), c.rotateCommand(), c.rotateAdminCommand(), c.resumeReplacementCommand())
 	return cmd
 }
 
@@ -135,6 +136,30 @@ certificates of it, and the old root goes. gantry cluster status tells how it go
 				return err
 			}
 			return c.print(r, func(*show.Printer) { c.say("the rotation has begun; gantry cluster status tells how it goes") })
+		},
+	}
+}
+
+func (c *cli) rotateAdminCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rotate-admin", Short: "Replace the administrator's token",
+		Long: `Replace the administrator's token and print the new one. Each server also puts it into the file admin.token of its data directory,
+where the CLI of its machine finds it. All servers refuse the old one within seconds.`,
+		Example: "  gantry cluster rotate-admin",
+		Args:    args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			api, err := c.connect()
+			if err != nil {
+				return err
+			}
+			t, err := api.RotateAdmin(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return c.print(t, func(*show.Printer) {
+				c.say("%s", t.Token)
+				fmt.Fprintln(c.err, "who has the old one needs this one; servers keep it in admin.token of their data directories")
+			})
 		},
 	}
 }

@@ -45,6 +45,9 @@ func newOpsFake(t *testing.T, start func(http.Handler) *httptest.Server) *opsFak
 		say(w, client.Problem{Status: status, Detail: detail})
 	}
 	mux.HandleFunc("GET /v1/cluster", func(w http.ResponseWriter, _ *http.Request) { say(w, cluster) })
+	mux.HandleFunc("POST /v1/cluster/rotate-admin", func(w http.ResponseWriter, _ *http.Request) {
+		say(w, client.AdminToken{Token: "gantry_new"})
+	})
 	mux.HandleFunc("POST /v1/cluster/rotate-ca", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, 409, "the cluster's authority is being rotated already")
 	})
@@ -134,6 +137,7 @@ func TestClusterCommands(t *testing.T) {
 	check(t, f.gantry(t, "cluster", "members", "--json"), 0, `"addr": "10.0.0.1:7070"`, "")
 	check(t, f.gantry(t, "cluster", "promote", "b"), 0, "server b votes", "")
 	check(t, f.gantry(t, "cluster", "rotate-ca"), exitRefused, "", "rotated already")
+	check(t, f.gantry(t, "cluster", "rotate-admin"), 0, "gantry_new", "who has the old one needs this one")
 	check(t, f.gantry(t, "cluster", "remove", "x"), exitNotFound, "", "gantry cluster members lists them")
 	f.led = 1
 	check(t, f.gantry(t, "cluster", "remove", "a"), 0, "server a is removed", "")

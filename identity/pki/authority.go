@@ -5,9 +5,7 @@ import (
 	"crypto/cipher"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -78,6 +76,9 @@ func newAuthority(path string, s sealed) (*Authority, error) {
 	if _, err := a.signer(s.Cluster); err != nil {
 		return nil, err
 	}
+	if _, err := a.adminToken(s.Cluster); err != nil {
+		return nil, err
+	}
 	return a, nil
 }
 
@@ -111,11 +112,14 @@ func (a *Authority) Update(c *model.Cluster) error {
 		switch {
 		case cur.ID != c.ID:
 			return fmt.Errorf("this server belongs to cluster %s, but what is stored is of cluster %s: it has the data directory of another cluster", cur.ID, c.ID)
-		case c.Trust <= cur.Trust:
+		case c.Trust < cur.Trust, c.Trust == cur.Trust && c.Admin.Count() <= cur.Admin.Count():
 			return nil
 		}
 	}
 	if _, err := a.signer(c); err != nil {
+		return err
+	}
+	if _, err := a.adminToken(c); err != nil {
 		return err
 	}
 	if err := writePrivate(a.path, sealed{c, a.seal}); err != nil {
@@ -351,11 +355,4 @@ func replaceFile(path string, content []byte) (err error) {
 		return nil // it is replaced
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-// Secret returns 32 bytes that all servers of the cluster have in common, and nobody else has: others for each purpose.
-func (a *Authority) Secret(purpose string) []byte {
-	h := hmac.New(sha256.New, a.seal)
-	h.Write([]byte(purpose))
-	return h.Sum(nil)
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/gantry-os/gantry/identity"
 	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/state"
 )
@@ -18,13 +19,18 @@ type Keeper struct {
 	machines  []*Machine // in this process; the server's own first
 	logger    *slog.Logger
 	watch     *state.Watch
-	stepped   bool // the last change was seen through
+	admin     func(identity.Token) error // takes the administrator's token whenever it may be another; nil for nobody
+	stepped   bool                       // the last change was seen through
 }
 
 // NewKeeper returns a loop over a server's own store. machines are those in this process.
 func NewKeeper(store state.Store, a *Authority, logger *slog.Logger, machines ...*Machine) *Keeper {
 	return &Keeper{store: store, authority: a, machines: machines, logger: logger}
 }
+
+// KeepAdmin has take told the administrator's token whenever it may be another, before Run is called. What take fails with is tried
+// again.
+func (k *Keeper) KeepAdmin(take func(identity.Token) error) { k.admin = take }
 
 // Run works until ctx ends. It is called once.
 func (k *Keeper) Run(ctx context.Context) error {
@@ -57,6 +63,9 @@ func (k *Keeper) Step(context.Context) (time.Time, error) {
 	if err := k.authority.Update(c); err != nil {
 		return time.Time{}, fmt.Errorf("keep the authority: %w", err)
 	}
+	if err := k.keepAdmin(); err != nil {
+		return time.Time{}, fmt.Errorf("keep the administrator's token: %w", err)
+	}
 	for _, m := range k.machines {
 		if m.Trust() < c.Trust {
 			m.Nudge()
@@ -64,4 +73,15 @@ func (k *Keeper) Step(context.Context) (time.Time, error) {
 	}
 	k.stepped = true
 	return time.Time{}, nil
+}
+
+func (k *Keeper) keepAdmin() error {
+	if k.admin == nil {
+		return nil
+	}
+	t, err := k.authority.AdminToken()
+	if err != nil {
+		return err
+	}
+	return k.admin(t)
 }

@@ -58,7 +58,8 @@ func NewRegistrar(cfg RegistrarConfig) *Registrar {
 var errMoved = errors.New("the cluster's trust has changed meanwhile")
 
 // Settle makes the cluster of the first server the truth's, if the truth has none yet, and m one of its machines. A truth that
-// is older than what this server's disk has was restored from a backup: machines, which never go back, trust what is on disk.
+// is older than what this server's disk has was restored from a backup: machines, which never go back, trust what is on disk, and an
+// administrator's token that was replaced stays so.
 func (r *Registrar) Settle(ctx context.Context, m *Machine) error {
 	own := r.cfg.Authority.Cluster()
 	peer, leaf := m.Peer(), m.cur.Load().cert.Leaf
@@ -72,9 +73,13 @@ func (r *Registrar) Settle(ctx context.Context, m *Machine) error {
 		if c.ID != own.ID {
 			return fmt.Errorf("this server belongs to cluster %s, the stored truth to %s: one of them is another cluster's", own.ID, c.ID)
 		}
-		if own.Trust > c.Trust {
-			copied := *own
-			copied.Joins, copied.Revision = c.Joins, c.Revision
+		if own.Trust > c.Trust || own.Admin.Count() > c.Admin.Count() {
+			copied := *c
+			if own.Trust > c.Trust {
+				copied = *own
+				copied.Joins, copied.Revision = c.Joins, c.Revision
+			}
+			copied.Admin = newer(own.Admin, c.Admin)
 			tx.PutCluster(&copied)
 		}
 		if tx.Revocation(peer.revocation()) != nil {

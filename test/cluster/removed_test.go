@@ -3,15 +3,19 @@ package cluster
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/gantry-os/gantry/api/client"
 	"github.com/gantry-os/gantry/model"
 )
 
@@ -107,5 +111,61 @@ func TestRemovedServerIsNoPeer(t *testing.T) {
 	}
 	if !strings.HasPrefix(r.leader("s1"), "s") {
 		t.Error("nobody leads the servers that are left")
+	}
+}
+
+// The administrator's token is replaced at all servers, also at one that was down meanwhile, and not at one that was removed; the old
+// one is refused everywhere.
+func TestRotateAdmin(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: the cluster is started as root")
+	}
+	r := newRig(t)
+	r.server("s1")
+	token := r.token("s1", model.ServerMachine, 3)
+	for _, name := range []string{"s2", "s3", "s4"} {
+		r.server(name, "--join", r.addr("s1"), "--token", token)
+	}
+	r.remove("s1", "s4")
+	old := r.client("s1")
+	clients := map[string]*client.Client{}
+	for _, name := range []string{"s1", "s2", "s3"} {
+		clients[name] = r.client(name)
+	}
+	r.stop("s3", syscall.SIGKILL)
+	r.eventually("a majority takes writes", func() bool { _, err := old.Tokens(t.Context()); return err == nil && r.leader("s1") != "" })
+	out, err := exec.Command(r.bin, "cluster", "rotate-admin", "--data-dir", filepath.Join(r.dir, "s2")).Output()
+	if err != nil {
+		t.Fatalf("rotate-admin: %v", err)
+	}
+	rotated := time.Now()
+	kept := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(r.dir, name, "admin.token"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	for _, name := range []string{"s1", "s2"} {
+		r.eventually(name+" keeps the new token", func() bool { return kept(name) == string(out) })
+		r.eventually(name+" refuses the old token", func() bool {
+			_, err := clients[name].Tokens(t.Context())
+			var refused *client.Error
+			return errors.As(err, &refused) && refused.Status == http.StatusUnauthorized
+		})
+		if _, err := r.client(name).Tokens(t.Context()); err != nil {
+			t.Errorf("%s with the new token: %v", name, err)
+		}
+	}
+	t.Logf("the old token was refused after %v", time.Since(rotated))
+	if kept("s3") == string(out) || kept("s4") == string(out) {
+		t.Error("a server that is down or removed has the new token")
+	}
+	r.server("s3", "--join", r.addr("s1"), "--token", token)
+	if kept("s3") != string(out) {
+		t.Error("a server that was down is ready with an old token")
+	}
+	if _, err := clients["s3"].Tokens(t.Context()); err == nil {
+		t.Error("a server that was down takes the old token")
 	}
 }
