@@ -226,11 +226,11 @@ func (s *server) foundingFile() string { return filepath.Join(s.DataDir, "foundi
 // openIdentity finds out which cluster this server belongs to. Without any it joins one, or makes one.
 func (s *server) openIdentity(ctx context.Context) (err error) {
 	dir := filepath.Join(s.DataDir, "identity")
-	o := pki.MachineOptions{Logger: s.Logger.With("part", "identity")}
 	host, _, err := splitPort(s.Advertise)
 	if err != nil {
 		return err
 	}
+	o := pki.MachineOptions{Logger: s.Logger.With("part", "identity"), Hosts: []string{host}}
 	s.machine, err = pki.OpenMachine(dir, o)
 	switch {
 	case err == nil:
@@ -243,7 +243,7 @@ func (s *server) openIdentity(ctx context.Context) (err error) {
 		if err != nil {
 			return fmt.Errorf("open the cluster's authority: %w", err)
 		}
-		// After a long time off the certificate has expired, and no member would talk to this one.
+		// After a long time off the certificate has expired, and no member would talk to this one. It may also be at another address.
 		if err := s.machine.CheckIn(ctx, pki.Self{Authority: s.authority}); err != nil {
 			return fmt.Errorf("renew this server's certificate: %w", err)
 		}

@@ -92,6 +92,51 @@ func TestJoinServer(t *testing.T) {
 	}
 }
 
+// A server that moves gets a certificate for where it is now by itself, and is the same machine; one that has not moved keeps
+// what it has, and an agent names no hosts.
+func TestMoved(t *testing.T) {
+	c := newCluster(t)
+	reopen := func(dir string, hosts ...string) *Machine {
+		t.Helper()
+		o := c.options()
+		o.Hosts = hosts
+		m, err := OpenMachine(dir, o)
+		must(t, err)
+		must(t, m.CheckIn(t.Context(), Self{Authority: c.auth, Now: c.clk.now}))
+		return m
+	}
+	was := c.self.cur.Load().cert.Leaf
+	if m := reopen(c.dir, "a.example", "127.0.0.1"); !m.cur.Load().cert.Leaf.Equal(was) {
+		t.Error("a server that has not moved was certified again")
+	}
+	m := reopen(c.dir, "10.1.2.3", "::1", "b.example")
+	leaf := m.cur.Load().cert.Leaf
+	for _, host := range []string{"10.1.2.3", "::1", "b.example", ServerName(c.auth.Cluster().ID)} {
+		if err := leaf.VerifyHostname(host); err != nil {
+			t.Error(err)
+		}
+	}
+	if leaf.VerifyHostname("a.example") == nil || leaf.VerifyHostname("127.0.0.1") == nil {
+		t.Error("the certificate names where the server was")
+	}
+	if m.Peer() != c.self.Peer() {
+		t.Errorf("the server became %s", m.Peer())
+	}
+	must(t, m.CheckIn(t.Context(), c.reg))
+	if again := reopen(c.dir); !again.cur.Load().cert.Leaf.Equal(leaf) {
+		t.Error("a server that does not say where it is was certified again")
+	}
+	o := c.options()
+	o.Hosts = []string{"server." + c.auth.Cluster().ID + ".gantry.internal"}
+	if _, err := OpenMachine(c.dir, o); !errors.Is(err, ErrBadRequest) {
+		t.Errorf("a host that is kept for Gantry: %v", err)
+	}
+	agent := c.agent("n1")
+	if m := reopen(agent.dir, "10.1.2.3"); !m.cur.Load().cert.Leaf.Equal(agent.cur.Load().cert.Leaf) {
+		t.Error("an agent was certified for hosts")
+	}
+}
+
 // Each reason for which a machine is not admitted is told from the others, and nothing is written.
 func TestJoinRefused(t *testing.T) {
 	c := newCluster(t)

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"log/slog"
 	mathrand "math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,6 +85,9 @@ type stored struct {
 type MachineOptions struct {
 	Now    func() time.Time // default time.Now
 	Logger *slog.Logger     // default slog.Default
+	// Hosts are the addresses and host names that the certificate of a server that is opened is to name; by default, those that
+	// it named before. When they are others, the next CheckIn gets a certificate for them.
+	Hosts []string
 }
 
 // OpenMachine returns the machine in dir; errors.Is(err, fs.ErrNotExist) holds when there is none. Its certificate may
@@ -101,7 +105,12 @@ func OpenMachine(dir string, o MachineOptions) (*Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open this machine's identity: %s: %w", dir, err)
 	}
-	m.hosts = s.Hosts
+	if m.hosts = s.Hosts; len(o.Hosts) > 0 && p.peer.Role == model.ServerMachine {
+		if err := checkHosts(o.Hosts); err != nil {
+			return nil, fmt.Errorf("open this machine's identity: %w", err)
+		}
+		m.hosts = o.Hosts
+	}
 	m.cur.Store(p)
 	m.Revoke(s.Revoked)
 	return m, nil
@@ -289,8 +298,8 @@ func (m *Machine) Run(ctx context.Context, door Door) error {
 	}
 }
 
-// CheckIn says how the machine stands, takes what the cluster trusts now, and renews the certificate when it is due or
-// comes from a root that signs no more. It returns when there is nothing left to say.
+// CheckIn says how the machine stands, takes what the cluster trusts now, and renews the certificate when it is due, names
+// other hosts than it is to, or comes from a root that signs no more. It returns when there is nothing left to say.
 func (m *Machine) CheckIn(ctx context.Context, door Door) error {
 	m.turn.Lock()
 	defer m.turn.Unlock()
@@ -299,7 +308,7 @@ func (m *Machine) CheckIn(ctx context.Context, door Door) error {
 		p := m.cur.Load()
 		in := CheckIn{Chain: p.cert.Certificate, Trust: p.trust.version}
 		var key *ecdsa.PrivateKey
-		if !m.now().Before(p.due) || issuer != "" && issuer != p.trust.issuerOf(p.cert.Leaf) {
+		if !m.now().Before(p.due) || issuer != "" && issuer != p.trust.issuerOf(p.cert.Leaf) || !p.names(m.hosts) {
 			var err error
 			if key, in.CSR, err = newCSR(p.peer.Role, m.hosts); err != nil {
 				return err
@@ -322,6 +331,32 @@ func (m *Machine) CheckIn(ctx context.Context, door Door) error {
 		}
 	}
 	return fmt.Errorf("%w: the cluster's trust changes faster than this machine can follow", ErrUnavailable)
+}
+
+// names reports whether p's certificate is for hosts, and no others. An agent's is for none, whatever it was told.
+func (p *papers) names(hosts []string) bool {
+	if p.peer.Role != model.ServerMachine {
+		return true
+	}
+	var has []string
+	for _, name := range p.cert.Leaf.DNSNames {
+		if name != ServerName(p.peer.Cluster) {
+			has = append(has, name)
+		}
+	}
+	for _, ip := range p.cert.Leaf.IPAddresses {
+		has = append(has, ip.String())
+	}
+	var want []string
+	for _, h := range hosts {
+		if ip := net.ParseIP(h); ip != nil {
+			h = ip.String()
+		}
+		want = append(want, h)
+	}
+	slices.Sort(has)
+	slices.Sort(want)
+	return slices.Equal(slices.Compact(has), slices.Compact(want))
 }
 
 // adopt takes an answer, and returns whether there is something in it that the servers have to hear was taken.

@@ -160,6 +160,21 @@ func (s *Store) prime(ctx context.Context) error {
 // joinTime is how long the members of other servers may take to learn of one that joins.
 const joinTime = 10 * time.Second
 
+// lateAfter is how long a start waits for other members before it says so.
+const lateAfter = 15 * time.Second
+
+// others returns where other members are, as this one knows.
+func (l *link) others() []string {
+	server := l.member.Server
+	var out []string
+	for _, m := range server.Cluster().Members() {
+		if m.ID != server.MemberID() {
+			out = append(out, hosts(m.PeerURLs))
+		}
+	}
+	return out
+}
+
 // startMember starts etcd. A member that joins others is refused while one of those that it asks has not heard yet that it may.
 func startMember(ctx context.Context, c *embed.Config) (*embed.Etcd, error) {
 	for end := time.Now().Add(joinTime); ; {
@@ -194,8 +209,13 @@ func (s *Store) start(ctx context.Context, c *embed.Config, peer *Peer, elect fu
 	l.kv = adapter.KvServerToKvClient(v3rpc.NewQuotaKVServer(server))
 	poll := time.NewTicker(2 * time.Millisecond)
 	defer poll.Stop()
+	late := time.NewTimer(lateAfter)
+	defer late.Stop()
 	for {
 		select {
+		case <-late.C:
+			s.log.Warn("waiting for a majority of the servers; if most have moved at once, start them where they were and move one at a time", "at", l.others())
+			continue
 		case <-server.ReadyNotify():
 			return l, nil
 		case <-server.StopNotify():

@@ -169,3 +169,42 @@ func TestRotateAdmin(t *testing.T) {
 		t.Error("a server that was down takes the old token")
 	}
 }
+
+// A server that is started at another address is found there, by the others and by people, without joining again.
+func TestServerMoves(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: the cluster is started as root")
+	}
+	r := newRig(t)
+	r.server("s1")
+	token := r.token("s1", model.ServerMachine, 2)
+	for _, name := range []string{"s2", "s3"} {
+		r.server(name, "--join", r.addr("s1"), "--token", token)
+	}
+	r.stop("s2", syscall.SIGTERM)
+	moved := fmt.Sprintf("127.0.0.2:%d", r.base("s2"))
+	r.start("s2", "server", "--listen", moved, "--advertise", moved)
+	c, err := r.client("s3").Cluster(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range c.Servers {
+		if want := fmt.Sprintf("127.0.0.2:%d", r.base("s2")+2); s.Name == "s2" && (s.Addr != moved || s.Peer != want || !s.Answers) {
+			t.Errorf("s2 is known at %s and %s, answers %v; want %s and %s", s.Addr, s.Peer, s.Answers, moved, want)
+		}
+	}
+	r.stop("s1", syscall.SIGKILL) // without s1 the others need each other
+	trust, err := client.WithCAFile(filepath.Join(r.dir, "s3", "identity", "ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(r.dir, "s3", "admin.token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := client.New("https://"+moved, strings.TrimSpace(string(b)), trust)
+	r.eventually("the server that moved takes writes", func() bool {
+		_, err := at.PutRole(t.Context(), &model.Role{ID: "/moved"})
+		return err == nil
+	})
+}
