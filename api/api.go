@@ -61,6 +61,10 @@ type Config struct {
 	// Shutdown is called when a client asked for it. It must return at once: the answer is sent after it.
 	Shutdown func(client.Shutdown)
 
+	// Stall is how long the client of a stream may take for one piece of it, in either direction, before the stream is cut.
+	// 10 minutes by default.
+	Stall time.Duration
+
 	Now    func() time.Time // time.Now by default
 	NewID  func() string    // ids for deployments; random ones by default
 	Logger *slog.Logger     // slog.Default() by default
@@ -83,6 +87,9 @@ func (c *Config) fillDefaults() error {
 	}
 	if c.Shutdown == nil {
 		c.Shutdown = func(client.Shutdown) {}
+	}
+	if c.Stall == 0 {
+		c.Stall = defaultStall
 	}
 	if c.Now == nil {
 		c.Now = time.Now

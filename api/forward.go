@@ -77,6 +77,8 @@ func (s *server) forward(w http.ResponseWriter, r *http.Request, addr string, ho
 	}
 	ctx, cancel := bounded(w, r, how)
 	defer cancel()
+	ctx, stop := s.whileLed(ctx, addr)
+	defer stop()
 	proxy := &httputil.ReverseProxy{
 		Transport:     s.Forward,
 		FlushInterval: -1, // output of programs is sent as it comes
@@ -91,13 +93,50 @@ func (s *server) forward(w http.ResponseWriter, r *http.Request, addr string, ho
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if cause := context.Cause(ctx); errors.Is(cause, errClosing) {
+			if cause := context.Cause(ctx); errors.Is(cause, errClosing) || errors.Is(cause, errOtherLeads) {
 				err = cause
 			}
 			writeProblem(w, unavailable("the leader at %s does not answer: %v; try again", to.Host, err))
 		},
 	}
-	proxy.ServeHTTP(w, r.WithContext(ctx))
+	r = r.WithContext(ctx)
+	if how == leaderStream {
+		r.Body = s.briskBody(w, r.Body)
+		w = s.brisk(w)
+	}
+	proxy.ServeHTTP(w, r)
+}
+
+// lookEvery is how often a server that waits for the leader looks whether another leads.
+const lookEvery = 100 * time.Millisecond
+
+var errOtherLeads = errors.New("another server has come to lead")
+
+// whileLed returns a context that also ends when another server than the one at addr leads: one that is paused, or cut off, would
+// leave the request waiting, and it no longer has the nodes' sessions.
+func (s *server) whileLed(ctx context.Context, addr string) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(lookEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			if now, self := s.Leader(); self || now != "" && now != addr {
+				cancel(errOtherLeads)
+				return
+			}
+		}
+	}()
+	return ctx, func() {
+		cancel(nil)
+		<-ended
+	}
 }
 
 // bounded returns the context of a request that is passed on.

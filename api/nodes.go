@@ -218,7 +218,7 @@ func (s *server) importImages(_ context.Context, in *upload) (*reply[client.Impo
 	}
 	ctx, cancel := streaming(w, r)
 	defer cancel()
-	archive := &counted{r: http.MaxBytesReader(w, r.Body, maxArchive)}
+	archive := &counted{r: http.MaxBytesReader(w, s.briskBody(w, r.Body), maxArchive)}
 	names, err := agent.Import(ctx, archive)
 	var tooLarge *http.MaxBytesError
 	switch {

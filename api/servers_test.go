@@ -10,11 +10,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -289,8 +291,11 @@ func TestRemoveNodeRevokes(t *testing.T) {
 }
 
 // follower serves a second server that does not lead, and returns a door to it.
-func (d *door) follower(leader func() (string, bool)) *door {
+func (d *door) follower(leader func() (string, bool)) *door { return d.followerOf(leader, 0) }
+
+func (d *door) followerOf(leader func() (string, bool), stall time.Duration) *door {
 	h, err := New(Config{
+		Stall: stall,
 		Store: d.db, Auth: identity.WithToken(d.token), Now: d.clock, Leader: leader, Forward: http.DefaultTransport,
 		Logger: slog.New(slog.DiscardHandler), Nodes: func(model.NodeID) (wire.Node, bool) { return nil, false },
 	})
@@ -354,4 +359,76 @@ func TestForwardEnds(t *testing.T) {
 	gone.Close()
 	dead := d.follower(func() (string, bool) { return gone.URL, false })
 	dead.refusals("GET", "/v1/usage", map[string]string{``: "503 does not answer"})
+}
+
+// A client that reads no more of a stream, or sends no more of its own, is cut off after a while, and holds nothing then, neither
+// at the follower nor at the leader.
+func TestForwardedStreamStalls(t *testing.T) {
+	d := started(t)
+	d.node.logs["web-a.main.stdout"] = newLog(strings.Repeat("x", 64<<20)) // more than fits into what lies between
+	var atLeader, atFollower, came atomic.Int64                            // requests
+	counted := func(n *atomic.Int64, h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			came.Add(1)
+			n.Add(1)
+			defer n.Add(-1)
+			h.ServeHTTP(w, r)
+		})
+	}
+	d.serve(counted(&atLeader, d.handler()), nil)
+	addr := d.srv.URL
+	f := d.followerOf(func() (string, bool) { return addr, false }, 300*time.Millisecond)
+	f.serve(counted(&atFollower, f.srv.Config.Handler), nil)
+	for _, request := range []string{
+		"GET /v1/instances/web-a/logs?tail=-1&follow=true HTTP/1.1\r\n",
+		"GET /v1/instances/web-a/exec?command=spew HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+		"POST /v1/images HTTP/1.1\r\nContent-Type: application/x-tar\r\nContent-Length: 1000\r\n",
+	} {
+		c, err := net.Dial("tcp", f.srv.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close() // it stands, and nobody reads
+		if _, err := fmt.Fprintf(c, "%sHost: x\r\nAuthorization: Bearer %s\r\n\r\n", request, d.token); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: %d requests at the follower, %d at the leader", what, atFollower.Load(), atLeader.Load())
+			}
+		}
+	}
+	<-d.node.execs
+	until("all come to the leader", func() bool { return came.Load() == 6 })
+	until("all streams end", func() bool { return atFollower.Load() == 0 && atLeader.Load() == 0 })
+}
+
+// A request that waits for a leader which answers no more, since it is paused or cut off, ends when another one leads.
+func TestForwardToFormerLeader(t *testing.T) {
+	d := started(t)
+	asked, done := make(chan struct{}), make(chan struct{})
+	paused := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(asked)
+		<-done
+	}))
+	defer paused.Close()
+	defer close(done)
+	var leader atomic.Pointer[string]
+	leader.Store(&paused.URL)
+	f := d.follower(func() (string, bool) { return *leader.Load(), false })
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		f.refusals("GET", "/v1/usage", map[string]string{``: "503 another server has come to lead; try again"})
+	}()
+	<-asked
+	leader.Store(&d.srv.URL)
+	<-answered
+	if code, _, _ := f.call("GET", "/v1/usage", ""); code != http.StatusOK {
+		t.Errorf("the new leader answers %d", code)
+	}
 }
