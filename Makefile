@@ -67,6 +67,7 @@ bench: build ## measure the figures of docs/benchmarks.md
 	@go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./test/e2e
 	@go test -count=1 -timeout 20m -run '^$$' -bench 'Start|Helpers' -v ./runtime/containerd ./runtime/process
 	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x -v ./test/cluster
+	@go test -count=1 -timeout 10m -run '^$$' -bench Isolated -benchtime 1x -v ./state/etcd
 
 bench-scheduler: ## measure the engine, and the whole control plane with simulated nodes: a line each, name value unit goal
 	@go run ./test/scale/bench $(if $(DIR),-dir $(DIR)) $(if $(ROWS),-rows $(ROWS)) $(if $(SHRINK),-shrink $(SHRINK))

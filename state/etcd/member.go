@@ -298,10 +298,10 @@ func (l *link) end() (err error) {
 	}()
 	select {
 	case <-ended:
-		return errors.Join(err, l.door.close())
 	case <-time.After(endTime):
-		return errors.Join(err, errHangs)
+		err = errors.Join(err, errHangs)
 	}
+	return errors.Join(err, l.door.close()) // only now: with others in reach it hands leadership over
 }
 
 var errHangs = errors.New("the member does not end")
