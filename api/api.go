@@ -177,26 +177,49 @@ func Server(h http.Handler) *http.Server {
 
 type closingKey struct{}
 
-var errClosing = errors.New("the server is shutting down")
+// Why a stream ends though its client is there.
+var (
+	errClosing  = errors.New("the server is shutting down")
+	errReplaced = errors.New("the token was replaced meanwhile")
+)
 
-// streaming lifts the time limits of a request and returns a context that also ends when the server shuts down.
-func streaming(w http.ResponseWriter, r *http.Request) (context.Context, context.CancelFunc) {
+// endedBy returns which of our reasons ctx ended for, nil for another.
+func endedBy(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	for _, why := range []error{errClosing, errReplaced, errOtherLeads} {
+		if errors.Is(cause, why) {
+			return why
+		}
+	}
+	return nil
+}
+
+// streaming lifts the time limits of a request and returns a context that also ends when the server shuts down, or no longer
+// knows the token of the request.
+func (s *server) streaming(w http.ResponseWriter, r *http.Request) (context.Context, context.CancelFunc) {
 	rc := http.NewResponseController(w)
 	// Writers without deadlines, as in tests, have none to lift.
 	_ = rc.SetReadDeadline(time.Time{})
 	_ = rc.SetWriteDeadline(time.Time{})
 	ctx, cancel := context.WithCancelCause(r.Context())
 	closing, _ := r.Context().Value(closingKey{}).(<-chan struct{})
-	if closing == nil {
-		return ctx, func() { cancel(nil) }
-	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		select {
-		case <-closing:
-			cancel(errClosing)
-		case <-ctx.Done():
+		for {
+			replaced := s.Auth.Replaced()
+			if _, err := s.Auth.Authenticate(r); err != nil {
+				cancel(errReplaced)
+				return
+			}
+			select {
+			case <-replaced:
+			case <-closing:
+				cancel(errClosing)
+				return
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 	return ctx, func() { cancel(nil); <-done }

@@ -67,7 +67,7 @@ func (f *eventFilter) pick(list []model.Event) []model.Event {
 
 // follow sends events until the client goes away or the server shuts down.
 func (s *server) follow(w http.ResponseWriter, r *http.Request, f eventFilter) error {
-	ctx, cancel := streaming(w, r)
+	ctx, cancel := s.streaming(w, r)
 	defer cancel()
 	view, watch := s.Store.Watch()
 	defer watch.Close()

@@ -57,7 +57,7 @@ func (s *server) exec(_ context.Context, in *execQuery) (*huma.StreamResponse, e
 		if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 			return badRequest("connect with a WebSocket")
 		}
-		ctx, cancel := streaming(w, r)
+		ctx, cancel := s.streaming(w, r)
 		defer cancel()
 		conn, err := websocket.Accept(w, r, nil) // answers by itself when it refuses
 		if err != nil {
@@ -133,8 +133,8 @@ func (s *session) end(ctx context.Context, code int, err error) {
 	end := client.ExecEnd{Code: code}
 	if err != nil {
 		end = client.ExecEnd{Error: err.Error()}
-		if cause := context.Cause(ctx); errors.Is(cause, errClosing) {
-			end.Error = cause.Error()
+		if why := endedBy(ctx); why != nil {
+			end.Error = why.Error()
 		}
 	}
 	msg, err := json.Marshal(end)

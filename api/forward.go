@@ -75,7 +75,7 @@ func (s *server) forward(w http.ResponseWriter, r *http.Request, addr string, ho
 		writeProblem(w, errTooMany)
 		return
 	}
-	ctx, cancel := bounded(w, r, how)
+	ctx, cancel := s.bounded(w, r, how)
 	defer cancel()
 	ctx, stop := s.whileLed(ctx, addr)
 	defer stop()
@@ -93,8 +93,8 @@ func (s *server) forward(w http.ResponseWriter, r *http.Request, addr string, ho
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if cause := context.Cause(ctx); errors.Is(cause, errClosing) || errors.Is(cause, errOtherLeads) {
-				err = cause
+			if why := endedBy(ctx); why != nil {
+				err = why
 			}
 			writeProblem(w, unavailable("the leader at %s does not answer: %v; try again", to.Host, err))
 		},
@@ -140,9 +140,9 @@ func (s *server) whileLed(ctx context.Context, addr string) (_ context.Context, 
 }
 
 // bounded returns the context of a request that is passed on.
-func bounded(w http.ResponseWriter, r *http.Request, how reach) (context.Context, context.CancelFunc) {
+func (s *server) bounded(w http.ResponseWriter, r *http.Request, how reach) (context.Context, context.CancelFunc) {
 	if how == leaderStream {
-		return streaming(w, r)
+		return s.streaming(w, r)
 	}
 	return context.WithTimeout(r.Context(), forwardTimeout)
 }

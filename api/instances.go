@@ -135,7 +135,7 @@ func (s *server) readLogs(ctx context.Context, in *logQuery) (*huma.StreamRespon
 	}
 	ask := wire.LogRequest{Instance: i.ID, Container: in.Container, Stream: in.Stream, Tail: in.Tail, Follow: in.Follow}
 	return streamed(func(w http.ResponseWriter, r *http.Request) error {
-		ctx, cancel := streaming(w, r)
+		ctx, cancel := s.streaming(w, r)
 		defer cancel()
 		logs, err := node.Logs(ctx, ask)
 		if err != nil {

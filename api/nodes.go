@@ -216,7 +216,7 @@ func (s *server) importImages(_ context.Context, in *upload) (*reply[client.Impo
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := streaming(w, r)
+	ctx, cancel := s.streaming(w, r)
 	defer cancel()
 	archive := &counted{r: http.MaxBytesReader(w, s.briskBody(w, r.Body), maxArchive)}
 	names, err := agent.Import(ctx, archive)

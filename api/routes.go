@@ -179,8 +179,8 @@ func routes() []route {
 		{method: post, path: "/v1/cluster/rotate-ca", access: identity.Admin, id: "rotate-ca", tag: "cluster", add: handle((*server).rotateCA),
 			summary: "Replace the cluster's authority", description: "Answers when the rotation has begun; GET /v1/cluster tells how it goes. No machine is cut off.", errors: clusterErrors},
 		{method: post, path: "/v1/cluster/rotate-admin", access: identity.Admin, id: "rotate-admin", tag: "cluster", add: handle((*server).rotateAdmin),
-			summary: "Replace the administrator's token", description: "The new one is in this answer and in the file admin.token of each server. All servers refuse the old one within seconds; " +
-				"streams that were opened with it stay open.", errors: clusterErrors},
+			summary: "Replace the administrator's token", description: "The new one is in this answer and in the file admin.token of each server. All servers refuse the old one within seconds, " +
+				"and end the streams that were opened with it.", errors: clusterErrors},
 		{method: get, path: "/v1/tokens", access: identity.Admin, id: "list-tokens", tag: "cluster", add: handle((*server).listTokens),
 			summary: "List join tokens, without their secrets", errors: []int{conflictStatus}},
 		{method: post, path: "/v1/tokens", access: identity.Admin, id: "create-token", tag: "cluster", add: handle((*server).createToken),

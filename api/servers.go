@@ -288,7 +288,7 @@ func (s *server) backup(context.Context, *none) (*huma.StreamResponse, error) {
 			return errBacking
 		}
 		defer s.backing.Unlock()
-		ctx, cancel := streaming(w, r)
+		ctx, cancel := s.streaming(w, r)
 		defer cancel()
 		ctx, end := context.WithTimeout(ctx, backupTimeout)
 		defer end()

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/gantry-os/gantry/api/client"
+	"github.com/gantry-os/gantry/identity"
 	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/state"
 )
@@ -105,6 +107,43 @@ func TestShutdownEndsStreams(t *testing.T) {
 	}
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "shutting down") {
 		t.Errorf("exec ended with %v", err)
+	}
+}
+
+// Who opened a stream with a token that is replaced meanwhile is cut off.
+func TestReplacedTokenEndsStreams(t *testing.T) {
+	d := newDoor(t)
+	auth := identity.WithToken(d.token)
+	d.more = func(c *Config) { c.Auth = auth }
+	d.serve(d.handler(), nil)
+	d.create(web(1))
+	d.run("web-a", shop, nil)
+	d.node.logs["web-a.main.stdout"] = newLog("one\n")
+	r := must(d.c.Logs(t.Context(), "web-a", client.LogOptions{Tail: -1, Follow: true}))(t)
+	defer r.Close()
+	lines := bufio.NewReader(r)
+	readLine(t, lines)
+	events := sse(t, d, "", "follow=true")
+	events.next()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := d.c.Exec(t.Context(), "web-a", client.ExecOptions{Command: []string{"sleep"}})
+		ended <- err
+	}()
+	<-d.node.execs
+	other, err := identity.NewToken(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	auth.Replace(other)
+	if cause := <-d.node.aborted; !errors.Is(cause, errReplaced) {
+		t.Errorf("the program was ended by %v", cause)
+	}
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "replaced") {
+		t.Errorf("exec ended with %v", err)
+	}
+	for _, from := range []io.Reader{lines, events.lines} {
+		_, _ = io.Copy(io.Discard, from) // which ends
 	}
 }
 

@@ -63,7 +63,13 @@ func ParseMode(s string) (Mode, error) {
 // Authenticator recognises who sends a request.
 type Authenticator struct {
 	mode Mode
-	hash atomic.Pointer[Hash]
+	cur  atomic.Pointer[wanted] // with ModeToken
+}
+
+// wanted is the token that an Authenticator wants for a while.
+type wanted struct {
+	hash Hash
+	over chan struct{} // closed when it is another
 }
 
 // WithToken returns an Authenticator that wants token t.
@@ -73,10 +79,24 @@ func WithToken(t Token) *Authenticator {
 	return a
 }
 
-// Replace has a, which wants a token, want t from now on, and no other.
+// Replace has a, which wants a token, want t from now on, and no other. One goroutine at a time may call it.
 func (a *Authenticator) Replace(t Token) {
-	h := t.Hash()
-	a.hash.Store(&h)
+	old := a.cur.Load()
+	if old != nil && old.hash == t.Hash() {
+		return
+	}
+	a.cur.Store(&wanted{t.Hash(), make(chan struct{})})
+	if old != nil {
+		close(old.over)
+	}
+}
+
+// Replaced returns what is closed once the token that a wants now is replaced; nil, which never is, when it wants none.
+func (a *Authenticator) Replaced() <-chan struct{} {
+	if a.mode != ModeToken {
+		return nil
+	}
+	return a.cur.Load().over
 }
 
 // WithoutToken returns an Authenticator that lets everyone in. CheckListen keeps it to loopback.
@@ -102,7 +122,7 @@ func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
 	if !strings.EqualFold(scheme, "Bearer") {
 		return Principal{}, errWrongForm
 	}
-	if !a.hash.Load().Verify(strings.TrimSpace(token)) {
+	if !a.cur.Load().hash.Verify(strings.TrimSpace(token)) {
 		return Principal{}, ErrBadToken
 	}
 	return administrator, nil

@@ -214,7 +214,15 @@ func TestReplaceToken(t *testing.T) {
 		_, err := a.Authenticate(r)
 		return err
 	}
+	over := a.Replaced()
+	a.Replace(old)
+	select {
+	case <-over:
+		t.Error("the same token counts as another")
+	default:
+	}
 	a.Replace(fresh)
+	<-over
 	if ask(fresh) != nil || !errors.Is(ask(old), ErrBadToken) {
 		t.Errorf("the new token: %v, the old one: %v", ask(fresh), ask(old))
 	}
