@@ -8,7 +8,7 @@
 // processes at any moment loses nothing that was acknowledged.
 //
 // Read next: commit.go for transactions, answer.go for those whose answer is lost with a leader, codec.go and instance.go for the stored form, campaign.go for who leads, cluster.go for
-// who is a member, keeper.go for what a member does to stay well.
+// who is a member, door.go for how members reach each other, keeper.go for what a member does to stay well.
 package etcd
 
 import (
