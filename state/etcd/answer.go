@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -104,7 +105,7 @@ func (s *Store) see(ctx context.Context, t *txn) (uint64, error) {
 func (s *Store) try(ctx context.Context, t *txn, mark string) (uint64, error) {
 	for {
 		req := &pb.TxnRequest{
-			Compare: t.compares, Success: t.writes,
+			Compare: slices.Clone(t.compares), Success: slices.Clone(t.writes), // one that is given up may still be looked at
 			Failure: []*pb.RequestOp{get([]byte(leaderKey)), get(s.mark.key)},
 		}
 		if t.term != 0 {
@@ -112,7 +113,7 @@ func (s *Store) try(ctx context.Context, t *txn, mark string) (uint64, error) {
 		}
 		if t.marked {
 			req.Compare = append(req.Compare, s.mark.unchanged())
-			req.Success = append(t.writes, put(s.mark.key, mark))
+			req.Success = append(req.Success, put(s.mark.key, mark))
 		}
 		resp, err := s.ask(ctx, t.patience(), req)
 		if err != nil {
