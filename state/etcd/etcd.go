@@ -7,8 +7,9 @@
 // later change. What a transaction wrote is synced to the write-ahead logs of a majority before Commit returns, so killing
 // processes at any moment loses nothing that was acknowledged.
 //
-// Read next: commit.go for transactions, answer.go for those whose answer is lost with a leader, codec.go and instance.go for the stored form, campaign.go for who leads, cluster.go for
-// who is a member, door.go for how members reach each other, keeper.go for what a member does to stay well.
+// Read next: commit.go for transactions, answer.go for those whose answer is lost with a leader, codec.go and instance.go for the
+// stored form, campaign.go for who leads, cluster.go for who is a member, door.go for how members reach each other, keeper.go for
+// what a member does to stay well.
 package etcd
 
 import (
