@@ -91,7 +91,7 @@ func (r *run) choose() *fault {
 func (r *run) inject(ctx context.Context) error {
 	end, look := time.Now().Add(r.Duration), time.Now().Add(roundTime)
 	for time.Now().Before(end) {
-		if err := r.happen(ctx, r.rnd.IntN(3) == 0); err != nil {
+		if err := r.happen(ctx, r.rnd.IntN(3) == 0, false); err != nil {
 			return err
 		}
 		if !pause(ctx, time.Duration(r.rnd.IntN(2000))*time.Millisecond) {
@@ -116,8 +116,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// happen lets one fault happen, with another in the midst of it or not, and undoes both.
-func (r *run) happen(ctx context.Context, another bool) error {
+// happen lets one fault happen, with another in the midst of it or not, or in the midst of another itself, and undoes both.
+func (r *run) happen(ctx context.Context, another, within bool) error {
 	f := r.choose()
 	lasts := f.least + time.Duration(r.rnd.Int64N(int64(f.most-f.least+time.Millisecond)))
 	if f.atLeader && r.leader(ctx) == nil {
@@ -130,13 +130,13 @@ func (r *run) happen(ctx context.Context, another bool) error {
 	r.say("%s %s for %v", f.name, target, lasts.Round(100*time.Millisecond))
 	r.mu.Lock()
 	r.faults[f.name]++
-	if f.atLeader {
+	if f.atLeader && !another && !within { // else a majority may be out of reach
 		r.hits = append(r.hits, hit{f.name, r.now(), []string{target}})
 	}
 	r.mu.Unlock()
 	pause(ctx, lasts/2)
 	if another {
-		err = r.happen(ctx, false)
+		err = r.happen(ctx, false, true)
 	}
 	pause(ctx, lasts/2)
 	if undo != nil {
