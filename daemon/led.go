@@ -78,6 +78,10 @@ func (s *server) serversHandler() http.Handler {
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
+		if s.external() {
+			http.Error(w, "the servers of this cluster keep the truth in an etcd that others run: start this one with --etcd-endpoints, as the others", http.StatusConflict)
+			return
+		}
 		ctx, cancel := context.WithTimeout(r.Context(), memberTimeout)
 		defer cancel()
 		join, err := s.store.AddMember(ctx, in.Name, in.Peer)

@@ -26,13 +26,15 @@ type ops struct {
 	auth  *pki.Authority
 	name  string
 	addrs func() []string
+	alive func(ctx context.Context, addr string) bool
 }
 
 var _ api.Servers = (*ops)(nil)
 
-// newOps returns the cluster as the server called name has it. addrs returns where the APIs of the servers are, host:port.
-func newOps(store *etcd.Store, registrar *pki.Registrar, auth *pki.Authority, name string, addrs func() []string) *ops {
-	return &ops{Registrar: registrar, store: store, auth: auth, name: name, addrs: addrs}
+// newOps returns the cluster as the server called name has it. addrs returns where the APIs of the servers are, host:port, and alive
+// whether the one there answers.
+func newOps(store *etcd.Store, registrar *pki.Registrar, auth *pki.Authority, name string, addrs func() []string, alive func(context.Context, string) bool) *ops {
+	return &ops{Registrar: registrar, store: store, auth: auth, name: name, addrs: addrs, alive: alive}
 }
 
 // Fresh implements api.Freshness.
@@ -64,7 +66,7 @@ func (o *ops) Cluster(ctx context.Context) (client.Cluster, error) {
 		out.Why = "the store has raised an alarm"
 	}
 	if st.External {
-		out.Servers = o.machines(leader)
+		o.overExternal(ctx, &st, &out)
 		return out, nil
 	}
 	for _, m := range st.Members {
@@ -79,20 +81,11 @@ func (o *ops) Cluster(ctx context.Context) (client.Cluster, error) {
 	return out, nil
 }
 
-// machines are the servers over an external etcd, whose members are not theirs. One counts as answering while it renews its
-// certificate.
-func (o *ops) machines(leader string) []client.ClusterServer {
-	var out []client.ClusterServer
-	for m := range o.store.View().Machines() {
-		if role, name := m.ID.Split(); role == model.ServerMachine {
-			out = append(out, client.ClusterServer{Name: name, Leader: name == leader, Answers: m.Expires.After(time.Now()), Self: name == o.name})
-		}
-	}
-	return out
-}
-
 // Promote implements api.Membership.
 func (o *ops) Promote(ctx context.Context, name string) error {
+	if o.store.External() {
+		return fmt.Errorf("%w: servers over an external etcd have no vote in it, and need none", api.ErrRefused)
+	}
 	m, err := o.member(ctx, name)
 	switch {
 	case err != nil:
@@ -123,11 +116,14 @@ func (o *ops) member(ctx context.Context, name string) (etcd.Member, error) {
 
 // Remove implements api.Membership: first the vote goes, which can be refused, then the identity.
 func (o *ops) Remove(ctx context.Context, name string) error {
+	if o.store.External() {
+		return o.removeOverExternal(ctx, name)
+	}
 	id := model.MachineOf(model.ServerMachine, name)
 	known := o.store.View().Machine(id) != nil
 	m, err := o.member(ctx, name)
 	switch {
-	case errors.Is(err, api.ErrNoServer) && known: // half of it was done, or the etcd is external
+	case errors.Is(err, api.ErrNoServer) && known: // half of it was done
 	case err != nil:
 		return err
 	case m.Self:
@@ -167,7 +163,7 @@ func (o *ops) handOver(ctx context.Context, name string) error {
 // Backup implements api.Membership.
 func (o *ops) Backup(ctx context.Context, w io.Writer) error {
 	_, err := o.store.Backup(ctx, w)
-	return err
+	return opsError(err)
 }
 
 // opsError gives errors of the store's members a kind that the API knows.

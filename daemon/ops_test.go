@@ -36,7 +36,7 @@ func TestOps(t *testing.T) {
 	if err := registrar.Settle(ctx, own); err != nil {
 		t.Fatal(err)
 	}
-	servers := newOps(store, registrar, auth, "a", func() []string { return []string{"127.0.0.1:7070"} })
+	servers := newOps(store, registrar, auth, "a", func() []string { return []string{"127.0.0.1:7070"} }, nil)
 	h, err := api.New(api.Config{Store: store, Auth: identity.WithoutToken(), Servers: servers, Revoke: pki.RevokeIn, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)

@@ -51,6 +51,7 @@ type ServerOptions struct {
 	Advertise   string         // host:port at which other machines reach Listen
 	Join        string         // host:port of a server of the cluster to join; only read while DataDir has no cluster
 	Token       string         // join token
+	Etcd        etcd.External  // an etcd that others run, in place of a member in this process; no endpoints for a member
 	KeepStopped model.Duration // how long the records and logs of stopped instances are kept
 	Loss        fleet.Loss     // when nodes are lost, and what follows; the same on all servers, as any may lead
 	Logger      *slog.Logger
@@ -60,6 +61,9 @@ type ServerOptions struct {
 func DefaultServerOptions() ServerOptions {
 	return ServerOptions{KeepStopped: DefaultOptions().KeepStopped, Loss: fleet.DefaultLoss()}
 }
+
+// external reports whether the truth is kept by an etcd that others run.
+func (o *ServerOptions) external() bool { return len(o.Etcd.Endpoints) > 0 }
 
 // Validate returns the first thing wrong with o, naming the flag.
 func (o *ServerOptions) Validate() error {
@@ -99,7 +103,31 @@ func (o *ServerOptions) Validate() error {
 			return fmt.Errorf("--token: %w", err)
 		}
 	}
-	return o.Loss.Validate()
+	if err := o.Loss.Validate(); err != nil {
+		return err
+	}
+	return o.validateEtcd()
+}
+
+func (o *ServerOptions) validateEtcd() error {
+	if !o.external() {
+		if e := o.Etcd; e.CA+e.Cert+e.Key+e.Prefix != "" {
+			return errors.New("--etcd-endpoints is missing, without which the other flags of an external etcd mean nothing")
+		}
+		return nil
+	}
+	if err := o.Etcd.Validate(); err != nil {
+		return fmt.Errorf("--%w", err)
+	}
+	for _, f := range [][2]string{{"--etcd-cacert", o.Etcd.CA}, {"--etcd-cert", o.Etcd.Cert}, {"--etcd-key", o.Etcd.Key}} {
+		if f[1] == "" {
+			continue
+		}
+		if _, err := os.ReadFile(f[1]); err != nil {
+			return fmt.Errorf("%s: %w", f[0], err)
+		}
+	}
+	return nil
 }
 
 func splitPort(addr string) (string, int, error) {
@@ -189,7 +217,11 @@ func (s *server) open(ctx context.Context) error {
 	if err := s.openStore(ctx); err != nil {
 		return err
 	}
-	s.registrar = pki.NewRegistrar(pki.RegistrarConfig{Store: s.store.DB, Authority: s.authority, Servers: s.servers})
+	cfg := pki.RegistrarConfig{Store: s.store.DB, Authority: s.authority, Servers: s.servers}
+	if s.external() {
+		cfg.Addr = s.Advertise // members of the store would tell it
+	}
+	s.registrar = pki.NewRegistrar(cfg)
 	if err := s.registrar.Settle(ctx, s.machine); err != nil {
 		return fmt.Errorf("settle the identity of this server: %w", err)
 	}
@@ -260,6 +292,9 @@ func (s *server) openIdentity(ctx context.Context) (err error) {
 			return fmt.Errorf("give --name: %w", err)
 		}
 	}
+	if err := s.lookAhead(ctx); err != nil {
+		return err
+	}
 	if s.Join == "" {
 		if err := os.WriteFile(s.foundingFile(), nil, 0o600); err != nil {
 			return err
@@ -281,7 +316,55 @@ func (s *server) openIdentity(ctx context.Context) (err error) {
 	return err
 }
 
+// lookAhead makes sure that the external etcd is the one that is meant, before this server founds or joins a cluster.
+func (s *server) lookAhead(ctx context.Context) error {
+	if !s.external() {
+		return nil
+	}
+	store, err := etcd.Open(ctx, s.externalStore())
+	if err != nil {
+		return fmt.Errorf("--etcd-endpoints: %w", err)
+	}
+	c := store.View().Cluster()
+	if err := store.Close(); err != nil {
+		return fmt.Errorf("--etcd-endpoints: %w", err)
+	}
+	switch {
+	case c != nil && s.Join == "":
+		return fmt.Errorf("--etcd-endpoints: that etcd holds cluster %s already: join it with --join HOST:PORT and a token of gantry token create --role server, "+
+			"or choose another --etcd-prefix for a cluster of its own", c.ID)
+	case c == nil && s.Join != "":
+		return fmt.Errorf("--etcd-endpoints: that etcd holds no cluster: all servers of the one at %s use the same etcd and --etcd-prefix", s.Join)
+	}
+	return nil
+}
+
+func (s *server) externalStore() etcd.Config {
+	return etcd.Config{Dir: s.DataDir, Name: s.Name, External: &s.Etcd, Logger: s.Logger.With("part", "etcd")}
+}
+
+// openStore opens the truth. One that is empty is this cluster's only while that is made: agents would end what they run
+// because nothing is known of it.
 func (s *server) openStore(ctx context.Context) (err error) {
+	cfg := s.externalStore()
+	if !s.external() {
+		if cfg, err = s.memberStore(ctx); err != nil {
+			return err
+		}
+	}
+	if s.store, err = etcd.Open(ctx, cfg); err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	s.later(s.store.Close)
+	if s.store.View().Cluster() == nil && !exists(s.foundingFile()) {
+		return fmt.Errorf("this server is of cluster %s, and the store holds nothing of it: restore it, or give the etcd and --etcd-prefix that hold it",
+			s.authority.Cluster().ID)
+	}
+	return nil
+}
+
+// memberStore returns what this server's own member is opened with, once the other servers know of it.
+func (s *server) memberStore(ctx context.Context) (_ etcd.Config, err error) {
 	own, roots := s.machine.Files()
 	cfg := etcd.Config{
 		Dir: filepath.Join(s.DataDir, "etcd"), Name: s.Name, Addr: s.Advertise, Logger: s.Logger.With("part", "etcd"),
@@ -292,19 +375,15 @@ func (s *server) openStore(ctx context.Context) (err error) {
 	}
 	empty := !exists(filepath.Join(cfg.Dir, "member", "wal"))
 	if empty && s.Join == "" && !exists(s.foundingFile()) {
-		return fmt.Errorf("%s has the identity of server %s and no store: mount it if it lies on another disk, restore a backup with gantry restore, "+
-			"or let the server join again with --join and --token", s.DataDir, s.Name)
+		return cfg, fmt.Errorf("%s has the identity of server %s and no store: mount it if it lies on another disk, restore a backup with gantry restore, "+
+			"let the server join again with --join and --token, or give --etcd-endpoints if an etcd that others run holds it", s.DataDir, s.Name)
 	}
 	if empty && s.Join != "" {
 		if cfg.Join, err = s.askIn(ctx, cfg.Peer.Advertise); err != nil {
-			return fmt.Errorf("become a member of the cluster at %s: %w", s.Join, err)
+			return cfg, fmt.Errorf("become a member of the cluster at %s: %w", s.Join, err)
 		}
 	}
-	if s.store, err = etcd.Open(ctx, cfg); err != nil {
-		return fmt.Errorf("open the store: %w", err)
-	}
-	s.later(s.store.Close)
-	return nil
+	return cfg, nil
 }
 
 func exists(path string) bool {
@@ -449,6 +528,16 @@ func (s *server) watchMembers(ctx context.Context) error {
 }
 
 func (s *server) readMembers(ctx context.Context) {
+	if s.external() {
+		var addrs []string
+		for m := range s.store.View().Machines() {
+			if m.Addr != "" {
+				addrs = append(addrs, m.Addr)
+			}
+		}
+		s.members.Store(&addrs)
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	list, err := s.store.Members(ctx)
@@ -514,7 +603,7 @@ func (s *server) handler() (http.Handler, error) {
 		Info:     client.Info{Version: Version, Go: goruntime.Version(), Started: s.started, PID: os.Getpid(), DataDir: s.DataDir},
 		Shutdown: func(client.Shutdown) { s.end(errAsked) },
 		Revoke:   pki.RevokeIn,
-		Servers:  newOps(s.store, s.registrar, s.authority, s.Name, s.servers),
+		Servers:  newOps(s.store, s.registrar, s.authority, s.Name, s.servers, s.answers),
 		Leader:   s.leader,
 		Forward:  &http.Transport{TLSClientConfig: s.machine.ClientTLS(), MaxIdleConnsPerHost: 16},
 	})

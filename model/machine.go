@@ -116,6 +116,7 @@ type Machine struct {
 	Trust   uint64    `json:"trust" doc:"Which change of the cluster's trust it knows."`
 	Serial  string    `json:"serial" doc:"Serial number of the certificate that it was last issued, in hexadecimal."`
 	Expires time.Time `json:"expires" doc:"When that certificate expires."`
+	Addr    string    `json:"addr,omitempty" doc:"host:port of a server's API, where members of the store do not tell it."`
 	// Token and Key tell a machine that asks again, since it did not hear that it was admitted, from another.
 	Token string `json:"token,omitempty" doc:"Id of the token it joined with."`
 	Key   string `json:"key,omitempty" doc:"Fingerprint of the public key it joined with."`

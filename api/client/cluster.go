@@ -23,11 +23,12 @@ type Cluster struct {
 	Why      string          `json:"why,omitempty" doc:"What is wrong with the servers, in a sentence."`
 	Servers  []ClusterServer `json:"servers" doc:"The servers, by name."`
 	External bool            `json:"external,omitempty" doc:"The truth is kept by an etcd that others run."`
+	Etcd     []EtcdMember    `json:"etcd,omitempty" doc:"The members of that etcd."`
 	Revision uint64          `json:"revision" doc:"Newest change that this server knows."`
 	Lag      model.Duration  `json:"lag" doc:"How old what this server answers may be."`
-	Size     model.Bytes     `json:"size" doc:"Size of this server's database file."`
+	Size     model.Bytes     `json:"size" doc:"Size of this server's database file, or of the largest of an external etcd."`
 	Used     model.Bytes     `json:"used" doc:"What of it holds anything."`
-	Quota    model.Bytes     `json:"quota" doc:"Size at which changes are refused."`
+	Quota    model.Bytes     `json:"quota" doc:"Size at which changes are refused; zero where an external etcd does not tell."`
 	Alarms   []string        `json:"alarms" doc:"Alarms of the store."`
 	Nodes    NodeCounts      `json:"nodes" doc:"How many nodes there are."`
 	Rotation Rotation        `json:"rotation" doc:"How a rotation of the cluster's authority goes."`
@@ -42,6 +43,15 @@ type ClusterServer struct {
 	Learner bool   `json:"learner" doc:"It is told everything, and has no vote yet."`
 	Answers bool   `json:"answers" doc:"It answers the server that was asked."`
 	Self    bool   `json:"self" doc:"It is the server that was asked."`
+}
+
+// EtcdMember is a member of an etcd that others run.
+type EtcdMember struct {
+	Name    string `json:"name" doc:"Name; its address while the etcd does not say who its members are."`
+	Addr    string `json:"addr" doc:"host:port for clients."`
+	Leader  bool   `json:"leader" doc:"It leads the others."`
+	Learner bool   `json:"learner" doc:"It has no vote."`
+	Answers bool   `json:"answers" doc:"It answers the server that was asked."`
 }
 
 // NodeCounts says how many nodes there are.

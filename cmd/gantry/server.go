@@ -37,10 +37,14 @@ func (c *cli) serverParts() (*cobra.Command, func() error) {
 The first server makes the cluster and its certificate authority. Further ones join it with a token; three or five of
 them go on when one or two are lost. A server listens on four ports in a row: the API, agents, and two for other servers.
 
+The truth is kept by an etcd in the servers themselves, or by one that you run, which --etcd-endpoints names; all servers name the
+same one. It has to be run with --max-txn-ops=20002 --max-request-bytes=10485760.
+
 Settings may also stand in a file in YAML, under the names of the flags (--config). Flags win over environment variables
 such as GANTRY_SERVER_ADVERTISE, and those over the file. gantry config check says whether a file is right.`,
 		Example: `  gantry server --advertise 10.0.0.1:7070
   gantry server --advertise 10.0.0.2:7070 --join 10.0.0.1:7070 --token-file token
+  gantry server --etcd-endpoints https://10.0.0.7:2379,https://10.0.0.8:2379 --etcd-cacert ca.pem --etcd-cert gantry.pem --etcd-key gantry-key.pem
   gantry server --config /etc/gantry/server.yaml`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -57,6 +61,11 @@ such as GANTRY_SERVER_ADVERTISE, and those over the file. gantry config check sa
 	flags.StringVar(&o.Advertise, "advertise", "", "host:port at which other machines reach the API (default: the only address of this machine)")
 	flags.StringVar(&o.Join, "join", "", "host:port of a server of the cluster to join")
 	flags.StringVar(&o.Token, "token", "", "join token, which gantry token create --role server makes")
+	flags.StringSliceVar(&o.Etcd.Endpoints, "etcd-endpoints", nil, "https://host:port of the members of an etcd that you run, in place of one in the servers (repeatable)")
+	flags.StringVar(&o.Etcd.CA, "etcd-cacert", "", "`file` with the roots of that etcd, in PEM (default: those of the system)")
+	flags.StringVar(&o.Etcd.Cert, "etcd-cert", "", "`file` with the certificate to show that etcd, in PEM")
+	flags.StringVar(&o.Etcd.Key, "etcd-key", "", "`file` with the key of that certificate, in PEM")
+	flags.StringVar(&o.Etcd.Prefix, "etcd-prefix", "", "what begins all keys in that etcd, such as /a, for several clusters on one etcd")
 	flags.Var((*durationFlag)(&o.KeepStopped), "keep-stopped", "how long records and logs of stopped instances are kept")
 	lossFlags(flags, o)
 	levelFlag(flags, level)

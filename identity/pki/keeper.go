@@ -55,6 +55,9 @@ func (k *Keeper) Step(context.Context) (time.Time, error) {
 	}
 	for _, m := range k.machines {
 		m.Revoke(revoked)
+		if m.refuses(m.Peer()) != nil {
+			m.Nudge() // it hears it when it checks in, and ends
+		}
 	}
 	c := v.Cluster()
 	if c == nil {

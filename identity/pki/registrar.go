@@ -32,6 +32,7 @@ type RegistrarConfig struct {
 	TTL       time.Duration    // of certificates; default DefaultTTL
 	Grace     time.Duration    // default DefaultGrace
 	Servers   func() []string  // where servers are reached; optional
+	Addr      string           // where this server is, to be noted of its machine; optional
 }
 
 // Registrar admits machines, certifies and revokes them. Every server has one.
@@ -86,12 +87,17 @@ func (r *Registrar) Settle(ctx context.Context, m *Machine) error {
 			return fmt.Errorf("%w: %s", ErrRevoked, peer)
 		}
 		if old := tx.Machine(peer.ID()); old != nil && old.Epoch == peer.Epoch {
+			if old.Addr != r.cfg.Addr {
+				moved := *old
+				moved.Addr = r.cfg.Addr
+				tx.PutMachine(&moved)
+			}
 			return nil
 		}
 		t := m.cur.Load().trust
 		tx.PutMachine(&model.Machine{
 			ID: peer.ID(), Epoch: peer.Epoch, Joined: r.cfg.Now(), Issuer: t.issuerOf(leaf), Trust: t.version,
-			Serial: leaf.SerialNumber.Text(16), Expires: leaf.NotAfter,
+			Serial: leaf.SerialNumber.Text(16), Expires: leaf.NotAfter, Addr: r.cfg.Addr,
 		})
 		return nil
 	})

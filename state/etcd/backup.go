@@ -48,7 +48,12 @@ type Backup struct {
 
 // Backup writes all that is in the store as of one moment, which other work does not wait for. It was read back and checked
 // before its first byte is written to w; meanwhile it takes as much disk space again beside the member's.
+//
+// Of an external etcd it has everything, what others keep there too.
 func (s *Store) Backup(ctx context.Context, w io.Writer) (Backup, error) {
+	if e := s.cfg.External; e != nil && e.Prefix != "" {
+		return Backup{}, fmt.Errorf("%w: it is shared by keys below %s; take a backup with etcdctl snapshot save", ErrNotOurs, e.Prefix)
+	}
 	dir, err := os.MkdirTemp(s.cfg.Dir, "backup-")
 	if err != nil {
 		return Backup{}, fmt.Errorf("make a place for the backup: %w", err)

@@ -47,15 +47,15 @@ type Member struct {
 
 // Status is the state of etcd as one server sees it.
 type Status struct {
-	Members  []MemberStatus `json:"members"`
+	Members  []MemberStatus `json:"members"`          // of an external etcd, its own
 	Leader   string         `json:"leader,omitempty"` // the member that leads, none while there is no majority
 	Term     uint64         `json:"term"`             // of etcd's own elections
 	Applied  uint64         `json:"applied"`          // log entries that this member has brought in
 	Revision uint64         `json:"revision"`
 	Lag      time.Duration  `json:"lag"`
-	Size     int64          `json:"size"` // bytes of this member's database file
-	Used     int64          `json:"used"` // of them that hold anything
-	Quota    int64          `json:"quota"`
+	Size     int64          `json:"size"`  // bytes of this member's database file
+	Used     int64          `json:"used"`  // of them that hold anything
+	Quota    int64          `json:"quota"` // zero where an external etcd does not tell
 	Alarms   []string       `json:"alarms,omitempty"`
 	Parked   string         `json:"parked,omitempty"` // why this member rests
 	External bool           `json:"external"`
@@ -373,10 +373,11 @@ func (s *Store) MoveLeader(ctx context.Context, name string) error {
 // Status returns what this server knows, whether or not there is a majority.
 func (s *Store) Status(ctx context.Context) (Status, error) {
 	l := s.link.Load()
-	out := Status{Revision: s.View().Revision(), Lag: s.Lag(), Quota: s.cfg.Quota, External: l.member == nil}
+	out := Status{Revision: s.View().Revision(), Lag: s.Lag(), External: l.member == nil}
 	if l.member == nil {
-		return s.statusExternal(ctx, l, out)
+		return s.statusExternal(ctx, l, out), nil
 	}
+	out.Quota = s.cfg.Quota
 	if l.left.Load() {
 		s.committing.Lock()
 		defer s.committing.Unlock()
@@ -399,35 +400,6 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 	out.Term, out.Applied = server.Term(), server.AppliedIndex()
 	out.Size, out.Used = server.Backend().Size(), server.Backend().SizeInUse()
 	for _, a := range server.Alarms() {
-		out.Alarms = append(out.Alarms, a.Alarm.String()+" "+memberID(a.MemberID))
-	}
-	return out, nil
-}
-
-func (s *Store) statusExternal(ctx context.Context, l *link, out Status) (Status, error) {
-	all, err := s.Members(ctx)
-	if err != nil {
-		return out, err
-	}
-	for _, m := range all {
-		ms := MemberStatus{Member: m}
-		ctx, cancel := context.WithTimeout(ctx, 2*probeTime)
-		if st, err := l.client.Status(ctx, m.Addr); err == nil {
-			ms.Answers, ms.Leader = true, memberID(st.Leader) == m.ID
-			out.Term, out.Applied = max(out.Term, st.RaftTerm), max(out.Applied, st.RaftAppliedIndex)
-			out.Size, out.Used = max(out.Size, st.DbSize), max(out.Used, st.DbSizeInUse)
-			if ms.Leader {
-				out.Leader = m.Name
-			}
-		}
-		cancel()
-		out.Members = append(out.Members, ms)
-	}
-	alarms, err := l.client.AlarmList(ctx)
-	if err != nil {
-		return out, fmt.Errorf("list alarms: %w", explain(err))
-	}
-	for _, a := range alarms.Alarms {
 		out.Alarms = append(out.Alarms, a.Alarm.String()+" "+memberID(a.MemberID))
 	}
 	return out, nil

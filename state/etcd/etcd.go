@@ -43,7 +43,7 @@ type Config struct {
 	Addr     string        // host:port of this server's API, which Members tells the others
 	Election time.Duration // without a sign of life from the leading member, others elect a new one; default 750 ms, a LAN's
 
-	External *External // an etcd that somebody else runs, in place of a member; Dir, Quota, Peer and Join are not used then
+	External *External // an etcd that somebody else runs, in place of a member; of the rest only Name, Logger, Now and, for what is temporary, Dir are used then
 }
 
 // Store is an open store. Its DB is the way to all records.
@@ -159,7 +159,10 @@ func (s *Store) prepare() error {
 	}
 	switch {
 	case c.External != nil:
-		return c.External.validate()
+		if err := c.External.Validate(); err != nil {
+			return fmt.Errorf("open store: %w", err)
+		}
+		return nil
 	case c.Join != "" && c.Peer == nil:
 		return errors.New("open store: to join other servers, this one needs an address for them")
 	case c.Dir == "" && !c.Ephemeral:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"time"
 
 	"github.com/gantry-os/gantry/state"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -103,6 +104,12 @@ func (s *Store) follow(ctx context.Context, rev int64) error {
 			}
 			s.DB.Replace(uint64(rev), pages...)
 			rev++
+		case errors.Is(err, rpctypes.ErrNoLeader): // see needsLeader
+			select {
+			case <-time.After(retryEvery):
+			case <-ctx.Done():
+				return errClosed
+			}
 		case l.left.Load():
 			select {
 			case <-l.next:

@@ -23,11 +23,41 @@ func (p *Printer) Cluster(c *client.Cluster) {
 	p.facts([][2]string{
 		{"Why", c.Why}, {"Leader", c.Leader}, {"Nodes", fmt.Sprintf("%d ready, %d unreachable", c.Nodes.Ready, c.Nodes.Unreachable)},
 		{"Revision", strconv.FormatUint(c.Revision, 10)}, {"Lag", c.Lag.String()},
-		{"Store", fmt.Sprintf("%s used, %s on disk, of %s", c.Used.Human(), c.Size.Human(), c.Quota.Human())},
+		{"Store", store(c)},
 		{"Alarms", alarms}, {"Rotation", rotation},
 	})
 	p.section("Servers")
 	p.Servers(c.Servers)
+	if c.External {
+		p.section("External etcd")
+		p.etcdMembers(c.Etcd)
+	}
+}
+
+func store(c *client.Cluster) string {
+	text := fmt.Sprintf("%s used, %s on disk", c.Used.Human(), c.Size.Human())
+	if c.Quota > 0 {
+		text += ", of " + c.Quota.Human()
+	}
+	return text
+}
+
+func (p *Printer) etcdMembers(list []client.EtcdMember) {
+	t := table{header: []string{"MEMBER", "STATE", "ROLE", "ADDRESS"}, states: columns(1), rigid: columns(0), spare: columns(3)}
+	for _, m := range list {
+		state, role := "unreachable", "follower"
+		if m.Answers {
+			state = "ready"
+		}
+		switch {
+		case m.Leader:
+			role = "leader"
+		case m.Learner:
+			role = "learner"
+		}
+		t.add(m.Name, state, role, m.Addr)
+	}
+	p.table(&t)
 }
 
 // Servers writes one line per server.
