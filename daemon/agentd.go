@@ -16,7 +16,6 @@ import (
 	"github.com/gantry-os/gantry/agent/wire/rpc"
 	"github.com/gantry-os/gantry/identity/pki"
 	"github.com/gantry-os/gantry/model"
-	"github.com/gantry-os/gantry/state/etcd"
 )
 
 // AgentOptions is what an operator can choose for a node of a cluster. Validate checks it; nothing changes it afterwards.
@@ -56,9 +55,14 @@ func (o *AgentOptions) Validate() error {
 type agentd struct {
 	AgentOptions
 	undo
-	machine *pki.Machine
-	host    *host
+	machine  *pki.Machine
+	host     *host
+	identity string                                    // directory
+	invite   func(ctx context.Context) (string, error) // gives a join token, where there is none from the operator
 }
+
+// nodeDir is the mode of the data directory of a node: programs get to their sandboxes through it.
+const nodeDir = 0o711
 
 // RunAgent runs a node of a cluster, calls ready once its instances are in its hands, and works until ctx ends or a part
 // fails. Instances are left running.
@@ -72,7 +76,12 @@ func RunAgent(ctx context.Context, o AgentOptions, ready func(model.Node) error)
 		}
 	}
 	Tune()
-	d := &agentd{AgentOptions: o}
+	lock, err := claim(o.DataDir, nodeDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	d := &agentd{AgentOptions: o, identity: filepath.Join(o.DataDir, "identity")}
 	defer func() { err = errors.Join(err, d.close()) }()
 	if err := d.open(ctx); err != nil {
 		return err
@@ -83,16 +92,8 @@ func RunAgent(ctx context.Context, o AgentOptions, ready func(model.Node) error)
 	return d.serve(ctx)
 }
 
-// open takes the data directory, finds or gets the node's identity, and starts what runs instances.
-func (d *agentd) open(ctx context.Context) error {
-	if err := os.MkdirAll(d.DataDir, 0o711); err != nil {
-		return fmt.Errorf("--data-dir: %w", err)
-	}
-	lock, err := etcd.LockDir(d.DataDir)
-	if err != nil {
-		return err
-	}
-	d.later(lock.Close)
+// open finds or gets the node's identity, and starts what runs instances.
+func (d *agentd) open(ctx context.Context) (err error) {
 	if err := letThrough(d.DataDir); err != nil {
 		return err
 	}
@@ -113,9 +114,8 @@ func (d *agentd) open(ctx context.Context) error {
 
 // openIdentity finds out which cluster this node belongs to. Without any it joins one.
 func (d *agentd) openIdentity(ctx context.Context) (err error) {
-	dir := filepath.Join(d.DataDir, "identity")
 	o := pki.MachineOptions{Logger: d.Logger.With("part", "identity")}
-	d.machine, err = pki.OpenMachine(dir, o)
+	d.machine, err = pki.OpenMachine(d.identity, o)
 	switch {
 	case err == nil:
 		return nil
@@ -127,12 +127,17 @@ func (d *agentd) openIdentity(ctx context.Context) (err error) {
 	if err := d.host.detect(); err != nil { // the node's id is its name in the cluster
 		return err
 	}
+	if d.invite != nil {
+		if d.Token, err = d.invite(ctx); err != nil {
+			return err
+		}
+	}
 	token, err := pki.ParseToken(d.Token)
 	if err != nil {
 		return err
 	}
 	d.machine, err = pki.Join(ctx, pki.JoinOptions{
-		Addr: d.Join, Token: token, Role: model.AgentMachine, Name: string(d.host.node.ID), Dir: dir, MachineOptions: o,
+		Addr: d.Join, Token: token, Role: model.AgentMachine, Name: string(d.host.node.ID), Dir: d.identity, MachineOptions: o,
 	})
 	if err != nil {
 		return fmt.Errorf("join the cluster at %s: %w", d.Join, err)

@@ -53,6 +53,9 @@ type ServerOptions struct {
 	Token       string         // join token
 	Etcd        etcd.External  // an etcd that others run, in place of a member in this process; no endpoints for a member
 	KeepStopped model.Duration // how long the records and logs of stopped instances are kept
+	Agent       bool           // this process is a node of the cluster, too
+	Host        HostOptions    // of that node
+	Bin         string         // directory of that node's helpers; by default that of the running binary
 	Loss        fleet.Loss     // when nodes are lost, and what follows; the same on all servers, as any may lead
 	Logger      *slog.Logger
 }
@@ -106,7 +109,10 @@ func (o *ServerOptions) Validate() error {
 	if err := o.Loss.Validate(); err != nil {
 		return err
 	}
-	return o.validateEtcd()
+	if err := o.validateEtcd(); err != nil || !o.Agent {
+		return err
+	}
+	return o.Host.validate()
 }
 
 func (o *ServerOptions) validateEtcd() error {
@@ -170,13 +176,39 @@ type server struct {
 }
 
 // RunServer runs a server of a cluster, calls ready once it takes requests, and works until ctx ends, a user asks it to
-// end, or a part fails.
-func RunServer(ctx context.Context, o ServerOptions, ready func(client.Local) error) (err error) {
+// end, or a part fails. With o.Agent it is a node as well, and calls node once the node's instances are in its hands; ready is
+// then called whenever the server takes requests again.
+func RunServer(ctx context.Context, o ServerOptions, ready func(client.Local) error, node func(model.Node) error) (err error) {
 	if err := o.Validate(); err != nil {
 		return err
 	}
 	Tune()
-	s := &server{ServerOptions: o, started: time.Now()}
+	perm := fs.FileMode(0o700)
+	if o.Agent {
+		perm = nodeDir
+	}
+	lock, err := claim(o.DataDir, perm)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	if o.Agent {
+		return runBoth(ctx, o, ready, node)
+	}
+	return (&server{ServerOptions: o}).run(ctx, ready)
+}
+
+// claim takes a data directory, which is made with perm if there is none.
+func claim(dir string, perm fs.FileMode) (*etcd.Lock, error) {
+	if err := os.MkdirAll(dir, perm); err != nil {
+		return nil, fmt.Errorf("--data-dir: %w", err)
+	}
+	return etcd.LockDir(dir)
+}
+
+// run is one run of a server, whose data directory is taken.
+func (s *server) run(ctx context.Context, ready func(client.Local) error) (err error) {
+	s.started = time.Now()
 	defer func() { err = errors.Join(err, s.close()) }()
 	if err := s.open(ctx); err != nil {
 		return err
@@ -191,16 +223,8 @@ func RunServer(ctx context.Context, o ServerOptions, ready func(client.Local) er
 	return err
 }
 
-// open takes the data directory, finds or makes this server's identity, and opens the store.
+// open finds or makes this server's identity, and opens the store.
 func (s *server) open(ctx context.Context) error {
-	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
-		return fmt.Errorf("--data-dir: %w", err)
-	}
-	lock, err := etcd.LockDir(s.DataDir)
-	if err != nil {
-		return err
-	}
-	s.later(lock.Close)
 	if err := s.openIdentity(ctx); err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (c *cli) systemdCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "systemd", Short: "Write a unit for systemd",
 		Long: `Write a unit for systemd. When it stops, is started again or fails, only Gantry's own process ends: instances run on, and are
-adopted by the next start.`,
+adopted by the next start. A server whose machine is a node, too, has agent: true in its configuration file.`,
 		Example: `  gantry install systemd --role server --config /etc/gantry/server.yaml
   gantry install systemd --role agent --print`,
 		Args: args(0, 0),

@@ -29,10 +29,15 @@ func (c *cli) serverCommand() *cobra.Command {
 func (c *cli) serverParts() (*cobra.Command, func() error) {
 	opts := daemon.DefaultServerOptions()
 	o, level := &opts, new(string)
+	o.Host = daemon.DefaultHost()
+	node := pflag.NewFlagSet("", pflag.ContinueOnError)
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run a server of a cluster",
 		Long: `Run a server of a cluster of several machines: it keeps the truth, decides, and answers the API. Nodes are agents.
+
+With --agent the machine is a node as well, in the same process and data directory; flags that describe a node go with it. Its
+instances do not depend on the server in the process: the node is connected to whichever server leads.
 
 The first server makes the cluster and its certificate authority. Further ones join it with a token; three or five of
 them go on when one or two are lost. A server listens on four ports in a row: the API, agents, and two for other servers.
@@ -44,11 +49,15 @@ Settings may also stand in a file in YAML, under the names of the flags (--confi
 such as GANTRY_SERVER_ADVERTISE, and those over the file. gantry config check says whether a file is right.`,
 		Example: `  gantry server --advertise 10.0.0.1:7070
   gantry server --advertise 10.0.0.2:7070 --join 10.0.0.1:7070 --token-file token
+  gantry server --advertise 10.0.0.3:7070 --join 10.0.0.1:7070 --token-file token --agent --zone c
   gantry server --etcd-endpoints https://10.0.0.7:2379,https://10.0.0.8:2379 --etcd-cacert ca.pem --etcd-cert gantry.pem --etcd-key gantry-key.pem
   gantry server --config /etc/gantry/server.yaml`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := settings(cmd.Flags(), "GANTRY_SERVER_", c.getenv); err != nil {
+				return usageError{err}
+			}
+			if err := onlyOfNodes(node, o.Agent); err != nil {
 				return usageError{err}
 			}
 			return c.server(cmd.Context(), *o, *level)
@@ -69,7 +78,23 @@ such as GANTRY_SERVER_ADVERTISE, and those over the file. gantry config check sa
 	flags.Var((*durationFlag)(&o.KeepStopped), "keep-stopped", "how long records and logs of stopped instances are kept")
 	lossFlags(flags, o)
 	levelFlag(flags, level)
-	return cmd, func() error { own := *o; return c.serverOptions(&own, *level) }
+	flags.BoolVar(&o.Agent, "agent", false, "make this machine a node, too")
+	hostFlags(node, &o.Host)
+	flags.AddFlagSet(node)
+	return cmd, func() error {
+		own := *o
+		return errors.Join(onlyOfNodes(node, o.Agent), c.serverOptions(&own, *level))
+	}
+}
+
+// onlyOfNodes refuses flags that describe a node where there is none.
+func onlyOfNodes(flags *pflag.FlagSet, node bool) (err error) {
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed && !node && err == nil {
+			err = fmt.Errorf("--%s describes a node, and without --agent this machine is none", f.Name)
+		}
+	})
+	return err
 }
 
 // lossFlags adds those that say when nodes are lost. Servers are to agree on them: whichever leads goes by its own.
@@ -91,8 +116,13 @@ func (c *cli) server(ctx context.Context, o daemon.ServerOptions, level string) 
 			fmt.Fprintf(c.out, "Server is ready at %s (token in %s).\n", l.Addr, l.TokenFile)
 			fmt.Fprintln(c.out, "Next: gantry token create --role agent, then on each machine: gantry agent --join "+o.Advertise+" --token TOKEN")
 			return nil
-		})
+		}, c.sayNode)
 	})
+}
+
+func (c *cli) sayNode(n model.Node) error {
+	fmt.Fprintf(c.out, "Agent of node %s (%s) is ready.\n", n.ID, n.Name)
+	return nil
 }
 
 func (c *cli) serverOptions(o *daemon.ServerOptions, level string) (err error) {
@@ -230,10 +260,7 @@ func (c *cli) agent(ctx context.Context, o daemon.AgentOptions, level string) (e
 		return usageError{err}
 	}
 	return c.untilSignal(ctx, func(ctx context.Context) error {
-		return daemon.RunAgent(ctx, o, func(n model.Node) error {
-			fmt.Fprintf(c.out, "Agent of node %s (%s) is ready.\n", n.ID, n.Name)
-			return nil
-		})
+		return daemon.RunAgent(ctx, o, c.sayNode)
 	})
 }
 

@@ -144,7 +144,7 @@ func (s *Store) park(why error) error {
 	s.parked = fmt.Errorf("%w: this server's member rests: %w", state.ErrUnavailable, why)
 	l := s.link.Load()
 	l.left.Store(true)
-	if err := l.end(); errors.Is(err, errHangs) { // it still has its files
+	if err := l.end(); errors.Is(err, ErrHangs) { // it still has its files
 		return fmt.Errorf("%w: %w: %w", state.ErrUnavailable, why, err)
 	}
 	return nil
@@ -160,7 +160,7 @@ func (s *Store) resume() error {
 	l, err := s.startAgain(ctx)
 	if err != nil {
 		s.log.Warn("the member does not start again", "err", err)
-		if errors.Is(err, errHangs) {
+		if errors.Is(err, ErrHangs) {
 			return fmt.Errorf("%w: %w", state.ErrUnavailable, err)
 		}
 		return nil
@@ -204,7 +204,7 @@ func (s *Store) Reload(ctx context.Context) error {
 		return errors.Join(s.parked, s.living.Err())
 	}
 	old.left.Store(true)
-	if err := old.end(); errors.Is(err, errHangs) {
+	if err := old.end(); errors.Is(err, ErrHangs) {
 		s.fail(fmt.Errorf("%w: %w", state.ErrUnavailable, err))
 		return err
 	}

@@ -299,9 +299,10 @@ func (l *link) end() (err error) {
 	select {
 	case <-ended:
 	case <-time.After(endTime):
-		err = errors.Join(err, errHangs)
+		err = errors.Join(err, ErrHangs)
 	}
 	return errors.Join(err, l.door.close()) // only now: with others in reach it hands leadership over
 }
 
-var errHangs = errors.New("the member does not end")
+// ErrHangs says that a member did not end in time: only the end of the process gives its files up.
+var ErrHangs = errors.New("the member does not end")
