@@ -6,6 +6,7 @@ type Funnel struct {
 	Steps  []FunnelStep `json:"steps" doc:"The filters, in order; a node counts where it first fails."`
 	Fit    int          `json:"fit" doc:"Nodes that are left: they can take one more instance."`
 	Reason string       `json:"reason,omitempty" doc:"When none is left: why, as one sentence with counts for each cause."`
+	Spread string       `json:"spread,omitempty" doc:"How the app's instances are spread by default, and how many are where, as one sentence; none where that is not so."`
 }
 
 // FunnelStep is one filter.

@@ -142,6 +142,7 @@ func (l *Loop) plan(v state.View, s *model.Spec) model.Plan {
 	placed = append(placed, l.planPreemption(v, class, waiting[:min(len(waiting), planVictims)], &out)...)
 	out.Placed, out.Waiting = len(placed), len(ids)-len(placed)
 	out.Nodes = l.planNodes(v, placed)
+	out.Funnel.Spread = en.Spreading(class) // with those that were placed
 	for _, id := range ids {
 		en.Release(id)
 		en.RemoveVolume(model.VolumeID(id))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -375,5 +376,58 @@ func TestImpatientQuestion(t *testing.T) {
 	defer stop()
 	if _, err := l.Moves(ctx, ""); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("nobody works: %v", err)
+	}
+}
+
+// TestEvenOverZones protects that an app that says nothing itself is spread evenly over zones and packed within them, that a pool
+// may leave it to packing, and that people are told how many are where.
+func TestEvenOverZones(t *testing.T) {
+	b := newBench(t)
+	b.put(func(tx *state.Tx) {
+		for name, zone := range map[string][2]string{"a": {"north", "x"}, "b": {"north", "x"}, "c": {"north", "y"}, "d": {"south", "y"}} {
+			n := node(name, 8000, 16*model.GiB, 31000, 31009)
+			n.Region, n.Zone = zone[0], zone[1]
+			tx.PutNode(n)
+		}
+		tx.PutVersion(counted(app("/web", 1000, model.GiB), 5))
+		tx.PutApp(&model.App{ID: "/web", Version: 1})
+		for n := range 5 {
+			tx.PutInstance(pending("/web", n))
+		}
+	})
+	b.step()
+	on := map[model.NodeID]int{}
+	for i := range b.db.View().Instances() {
+		on[i.Node]++
+	}
+	if x, y, z := on["a"]+on["b"], on["c"], on["d"]; max(x, y, z) > 2 || min(x, y, z) < 1 || min(on["a"], on["b"]) > 0 {
+		t.Errorf("they are on %v, and were to be even over three zones, and packed", on)
+	}
+	if s := b.funnel("/web").Spread; !strings.Contains(s, "north/y has ") || !strings.Contains(s, "south/y has ") || !strings.Contains(s, ", x has ") {
+		t.Errorf("the funnel says: spread %s", s)
+	}
+
+	six := counted(app("/six", 1000, model.GiB), 6).Spec
+	if pl := b.plan(six); pl.Funnel.Spread != "evenly over zones, as the app says nothing itself: north/y has 2, south/y has 2, x has 2" {
+		t.Errorf("the plan says: spread %s", pl.Funnel.Spread)
+	}
+	if pl := b.plan(counted(app("/one", 1000, model.GiB), 1).Spec); pl.Funnel.Spread != "" {
+		t.Errorf("of one instance the plan says: spread %s", pl.Funnel.Spread)
+	}
+	own := counted(app("/own", 1000, model.GiB), 6).Spec
+	own.Constraints = []model.Constraint{{Attribute: model.AttrZone, Operator: model.OpCluster}}
+	if pl := b.plan(own); pl.Funnel.Spread != "" || pl.Placed != 6 {
+		t.Errorf("of an app with a rule of its own the plan says: %d are placed, spread %s", pl.Placed, pl.Funnel.Spread)
+	}
+
+	b.put(func(tx *state.Tx) { tx.PutPool(&model.Pool{Name: model.DefaultPool, Spread: model.SpreadOff}) })
+	b.step()
+	if pl := b.plan(six); pl.Funnel.Spread != "" || len(pl.Nodes) != 1 {
+		t.Errorf("in a pool without it the plan says: %+v, spread %s", pl.Nodes, pl.Funnel.Spread)
+	}
+	b.put(func(tx *state.Tx) { tx.DeletePool(model.DefaultPool) })
+	b.step()
+	if pl := b.plan(six); pl.Funnel.Spread == "" || len(pl.Nodes) != 3 {
+		t.Errorf("in a pool with the defaults again the plan says: %+v, spread %s", pl.Nodes, pl.Funnel.Spread)
 	}
 }

@@ -18,12 +18,18 @@ type picture struct {
 	of      map[*engine.Class]*entry
 	byApp   map[model.AppID][]*entry
 	crowded int // classes at which to look which are of no use any more
-	pools   map[string]model.Policy
+	pools   map[string]usage
 	changes map[model.NodeID]time.Time // when a maintenance window of a node begins or ends next
 	next    time.Time                  // the first of changes, zero for none
 	to      marks[model.AppID]         // instances that are to move to a certain node
 	lost    marks[model.AppID]         // instances that were preempted and count as healthy still
 	ousted  marks[model.NodeID]        // instances that were preempted and are not over
+}
+
+// usage is what of a pool's record places depend on.
+type usage struct {
+	placement model.Policy
+	spread    model.Spreading
 }
 
 // entry is a class and the version that it was made from.
@@ -40,12 +46,13 @@ type entry struct {
 func newPicture(v state.View, now time.Time) *picture {
 	p := &picture{
 		engine: engine.New(engine.Config{}), classes: map[classKey]*entry{}, of: map[*engine.Class]*entry{},
-		byApp: map[model.AppID][]*entry{}, pools: map[string]model.Policy{}, changes: map[model.NodeID]time.Time{},
+		byApp: map[model.AppID][]*entry{}, pools: map[string]usage{}, changes: map[model.NodeID]time.Time{},
 		to: newMarks[model.AppID](), lost: newMarks[model.AppID](), ousted: newMarks[model.NodeID](),
 	}
 	for pool := range v.Pools() {
-		p.pools[pool.Name] = pool.Placement
+		p.pools[pool.Name] = usage{pool.Placement, pool.Spread}
 		p.engine.SetPool(pool.Name, pool.Placement)
+		p.engine.SetSpread(pool.Name, pool.Spread != model.SpreadOff)
 	}
 	for n := range v.Nodes() {
 		p.setNode(v, n.ID, now)
@@ -64,7 +71,7 @@ func newPicture(v state.View, now time.Time) *picture {
 func (p *picture) poolsChanged(v state.View) bool {
 	n := 0
 	for pool := range v.Pools() {
-		if was, ok := p.pools[pool.Name]; !ok || was != pool.Placement {
+		if was, ok := p.pools[pool.Name]; !ok || was != (usage{pool.Placement, pool.Spread}) {
 			return true
 		}
 		n++

@@ -284,6 +284,7 @@ func TestSetKeepsTheRest(t *testing.T) {
 	run("role rm /analytics", "role /analytics is gone")
 	run("pool set edge --placement spread", "spread")
 	run("pool set edge --defragment perform", "perform")
+	run("pool set edge --spread off", "off")
 	if p := f.place.pools["edge"]; p.Placement != model.PolicySpread || p.Defragment != model.DefragmentPerform {
 		t.Errorf("pool is %+v", p)
 	}
@@ -312,7 +313,8 @@ func TestSetKeepsTheRest(t *testing.T) {
 		"role set X":                                                 {exitUsage, "lower-case"},
 		"role rm /batch":                                             {exitRefused, "/etl names it"},
 		"role rm /nothere":                                           {exitNotFound, "gantry role ls lists them"},
-		"pool set edge":                                              {exitUsage, "--placement or --defragment"},
+		"pool set edge":                                              {exitUsage, "--placement, --spread or --defragment"},
+		"pool set edge --spread racks":                               {exitUsage, "zones"},
 		"pool set edge --placement tight":                            {exitUsage, "pack"},
 		"pool rm nothere":                                            {exitNotFound, "gantry pool ls"},
 		"reservation set new --cpus 1":                               {exitUsage, "--role and --node"},

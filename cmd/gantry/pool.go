@@ -45,7 +45,7 @@ func (c *cli) poolListCommand() *cobra.Command {
 }
 
 func (c *cli) poolSetCommand() *cobra.Command {
-	var placement, defragment string
+	var placement, spread, defragment string
 	cmd := &cobra.Command{
 		Use: "set POOL", Short: "Say how a pool is used",
 		Long: `Say how a pool is used; only what is named changes.
@@ -53,14 +53,18 @@ func (c *cli) poolSetCommand() *cobra.Command {
 --placement is how nodes are chosen for apps that do not say: pack uses few nodes and keeps free room in shapes that are
 asked for, spread uses the emptiest node, balanced keeps each node's resources used to the same degree.
 
+--spread is whether apps that do not say how their instances lie to each other have them evenly over the zones of the pool's
+nodes: zones, or off, which leaves it to --placement.
+
 --defragment is whether instances are moved so that free room comes in larger pieces: off, propose (gantry defrag shows what
 would be gained) or perform.`,
 		Example: `  gantry pool set default --placement spread
+  gantry pool set batch --spread off
   gantry pool set gpu --defragment perform`,
 		Args: args(1, 1), ValidArgsFunction: first(c.completePools),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if placement == "" && defragment == "" {
-				return usageError{errors.New("say what to set: --placement or --defragment")}
+			if placement == "" && spread == "" && defragment == "" {
+				return usageError{errors.New("say what to set: --placement, --spread or --defragment")}
 			}
 			api, err := c.connect()
 			if err != nil {
@@ -77,6 +81,9 @@ would be gained) or perform.`,
 			if placement != "" {
 				pool.Placement = model.Policy(placement)
 			}
+			if spread != "" {
+				pool.Spread = model.Spreading(spread)
+			}
 			if defragment != "" {
 				pool.Defragment = model.Defragment(defragment)
 			}
@@ -91,8 +98,10 @@ would be gained) or perform.`,
 		},
 	}
 	cmd.Flags().StringVar(&placement, "placement", "", "`policy` for apps that name none: pack, spread or balanced (default pack)")
+	cmd.Flags().StringVar(&spread, "spread", "", "`what` apps that do not say are spread over: zones or off (default zones)")
 	cmd.Flags().StringVar(&defragment, "defragment", "", "`what` the defragmenter may do: off, propose or perform (default propose)")
 	completeWords(cmd, "placement", string(model.PolicyPack), string(model.PolicySpread), string(model.PolicyBalanced))
+	completeWords(cmd, "spread", string(model.SpreadZones), string(model.SpreadOff))
 	completeWords(cmd, "defragment", string(model.DefragmentOff), string(model.DefragmentPropose), string(model.DefragmentPerform))
 	return cmd
 }

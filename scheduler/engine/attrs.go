@@ -160,6 +160,9 @@ func (f *filter) passes(r int32) bool {
 }
 
 func (n *Node) attribute(name string) (string, bool) {
+	if name == domainAttr {
+		return n.domain()
+	}
 	m := model.Node{Name: n.Name, Region: n.Region, Zone: n.Zone, Attributes: n.Attributes}
 	return m.Attribute(name)
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"testing"
@@ -151,4 +152,56 @@ func BenchmarkOneMore(b *testing.B) {
 	}
 	slices.Sort(times)
 	b.ReportMetric(float64(times[len(times)*99/100].Microseconds()), "p99-µs")
+}
+
+// BenchmarkFill measures what spreading over zones costs packing: how much of the CPUs is allocated when the first instance finds no
+// place, and when hardly any does.
+func BenchmarkFill(b *testing.B) {
+	for name, zone := range map[string]func(i int) string{
+		"equal zones":   func(i int) string { return fmt.Sprint("z", i%3) },
+		"unequal zones": func(i int) string { return []string{"z0", "z0", "z0", "z0", "z0", "z1", "z1", "z1", "z2", "z2"}[i%10] },
+	} {
+		for _, spread := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%s, spread %v", name, spread), func(b *testing.B) {
+				first, all, runs := 0.0, 0.0, 0.0
+				for b.Loop() {
+					for seed := range uint64(8) {
+						f, a := fill(zone, spread, seed)
+						first, all, runs = first+f, all+a, runs+1
+					}
+				}
+				b.ReportMetric(100*first/runs, "%-at-first-refusal")
+				b.ReportMetric(100*all/runs, "%-when-full")
+			})
+		}
+	}
+}
+
+// fill places apps of random sizes and counts on 300 nodes, until 200 in a row were refused an instance. It returns which part of
+// the CPUs was allocated when the first was, and at the end.
+func fill(zone func(int) string, spread bool, seed uint64) (first, all float64) {
+	const nodes, cpus = 300, 64_000
+	rnd := rand.New(rand.NewPCG(seed, 11))
+	e := New(Config{})
+	for i := range nodes {
+		e.SetNode(Node{ID: model.NodeID(fmt.Sprint("n", i)), Zone: zone(i), Capacity: model.Resources{CPUs: cpus, Memory: 256 * model.GiB}})
+	}
+	e.SetSpread(model.DefaultPool, spread)
+	used := 0.0
+	for app, refused := 0, 0; refused < 200; app++ {
+		need := model.Resources{CPUs: model.CPU(250 << rnd.IntN(7)), Memory: model.GiB << rnd.IntN(6)}
+		ids := names(fmt.Sprint("a", app), 1+rnd.IntN(20))
+		c := e.Class(Ask{App: model.AppID(fmt.Sprint("/a", app)), Count: len(ids), Need: need})
+		e.Learn(c, len(ids))
+		got := len(e.PlaceAll([]*Want{{Class: c, IDs: ids}}, nil))
+		used += float64(got) * float64(need.CPUs) / (nodes * cpus)
+		if got == len(ids) {
+			refused = 0
+			continue
+		}
+		if refused++; first == 0 {
+			first = used
+		}
+	}
+	return first, used
 }

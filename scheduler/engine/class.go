@@ -102,7 +102,8 @@ type Class struct {
 	filters []*filter
 	group   *group
 	rules   ruleSet
-	gen     uint64 // of the engine's antis, when rules were made
+	even    *tally // by fault domain, over which its instances are spread; nil when they are not
+	gen     uint64 // of the engine's rules, when these were made
 
 	feeds   []*tally // of selectors, which change with an instance of the class
 	feedGen uint64
@@ -196,13 +197,13 @@ func (e *Engine) dropField(c *Class) {
 
 // judge makes the rules of a class anew where what they depend on has changed.
 func (e *Engine) judge(c *Class) {
-	if c.gen == e.antiGen && c.sign != "" {
+	if c.gen == e.ruleGen && c.sign != "" {
 		return
 	}
 	old := c.rules
 	e.makeRules(c)
 	e.dropList(old.all)
-	c.gen = e.antiGen
+	c.gen = e.ruleGen
 	sign := c.signature(e)
 	if sign != c.sign {
 		e.dropField(c)
@@ -230,6 +231,9 @@ func (c *Class) signature(e *Engine) string {
 	}
 	if c.VM {
 		flags |= 2
+	}
+	if c.even != nil {
+		flags |= 4
 	}
 	number(flags)
 	number(int64(len(c.gpus)))

@@ -101,7 +101,7 @@ func (e *Engine) empty(r int32, others []int32, movable func(model.InstanceID) b
 		e.judge(x.class)
 		best := none
 		for i := 0; i < len(others) && i < maxTargets; i++ {
-			if o := others[len(others)-1-i]; e.able(x.class, o) && e.fits(x.class, o) && e.rulesAllow(x.class, o) { // fullest first
+			if o := others[len(others)-1-i]; x.class.domain(o) == x.class.domain(r) && e.able(x.class, o) && e.fits(x.class, o) && e.rulesAllow(x.class, o) { // fullest first
 				best = o
 				break
 			}

@@ -17,6 +17,8 @@ func TestDefragIsApplicable(t *testing.T) {
 	for seed := range uint64(600) {
 		rnd := rand.New(rand.NewPCG(seed, 6))
 		w, classes, _ := people(t, rnd, smallCluster)
+		w.off = seed%2 > 0
+		w.e.SetSpread("default", !w.off)
 		for i, c := range classes { // more that can be moved
 			a := c.Ask
 			a.Need = model.Resources{CPUs: a.Need.CPUs / 2, Memory: a.Need.Memory / 4}
@@ -58,6 +60,9 @@ func TestDefragIsApplicable(t *testing.T) {
 			_, c, _ := w.e.Held(m.Instance)
 			if c.Volumes > 0 || c.Policy == model.PolicySpread || len(c.Spread) > 0 {
 				t.Fatalf("seed %d: %+v moves what is where it wants to be: %+v", seed, m, c.Ask)
+			}
+			if a, b := w.nodes[m.From], w.nodes[m.To]; w.evenly(p.ask) && (a.Zone != b.Zone || a.Region != b.Region) {
+				t.Fatalf("seed %d: %+v leaves its zone", seed, m)
 			}
 			w.release(m.Instance)
 			if why := w.refuses(p.ask, m.To); why != "" {

@@ -70,9 +70,11 @@ type Engine struct {
 	filters  map[model.Constraint]*filter
 	tallies  map[tallyKey]*tally
 	antis    []anti
-	antiGen  uint64 // counts changes of antis
-	tallyGen uint64 // counts changes of tallies
-	counts   uint64 // counts changes of all tallies
+	domains  map[string]map[string]int // nodes by pool and fault domain
+	gathers  map[string]bool           // pools whose apps are not spread over fault domains
+	ruleGen  uint64                    // counts changes of what rules are made from, beside classes
+	tallyGen uint64                    // counts changes of tallies
+	counts   uint64                    // counts changes of all tallies
 	groups   map[groupKey]*group
 
 	pages   []*[holdPage]hold
@@ -86,6 +88,7 @@ type Engine struct {
 	roles   *roles
 
 	small   int // up to how many nodes every class has a field
+	few     int // nodes for each instance, with fewer of which a class has a field
 	fields  map[string]*field
 	tree    tree
 	tick    uint64   // counts uses of fields
@@ -110,7 +113,7 @@ func New(cfg Config) *Engine {
 		rows: map[model.NodeID]int32{}, sumGen: 1, models: map[string]uint8{}, attrs: map[string]*attribute{},
 		filters: map[model.Constraint]*filter{}, tallies: map[tallyKey]*tally{}, groups: map[groupKey]*group{},
 		spare: none, index: map[model.InstanceID]int32{}, volumes: map[model.VolumeID]volume{}, loans: map[string]loan{}, claims: map[int32]int{},
-		roles: newRoles(), small: smallCluster, fields: map[string]*field{},
+		domains: map[string]map[string]int{}, gathers: map[string]bool{}, roles: newRoles(), small: smallCluster, few: fewInstances, fields: map[string]*field{},
 	}
 }
 
@@ -170,9 +173,11 @@ func (e *Engine) SetNode(n Node) bool {
 	}
 	if e.known[r] {
 		e.sum = e.sum.sub(e.capacity(r))
+		e.countDomain(r, -1)
 	}
 	e.sumGen++
 	e.info[r], e.known[r] = n, true
+	e.countDomain(r, 1)
 	e.total[r] = amounts(n.Capacity)
 	e.ports[r].reach(n.Ports)
 	e.describe(r)
@@ -190,6 +195,7 @@ func (e *Engine) RemoveNode(id model.NodeID) bool {
 	}
 	e.sum = e.sum.sub(e.capacity(r))
 	e.sumGen++
+	e.countDomain(r, -1)
 	e.known[r] = false
 	e.info[r] = Node{ID: id, Name: e.info[r].Name}
 	e.total[r] = policy.Amounts{}

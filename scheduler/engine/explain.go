@@ -87,6 +87,7 @@ func (e *Engine) explain(c *Class, considered func(int32) bool) (model.Funnel, R
 	for _, x := range a.said() {
 		parts, shapes = append(parts, x.say(x)), append(shapes, x.filter)
 	}
+	out.Spread = e.Spreading(c)
 	full := c.role.full(&c.vector)
 	switch {
 	case full != "":

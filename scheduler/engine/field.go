@@ -42,6 +42,7 @@ type field struct {
 type cell struct {
 	heap   []int32 // rows that fit, by cost
 	values []int32 // of each rule's attribute
+	domain int32   // where classes are spread over those
 	fixed  float64 // preference that placing does not change
 	prefer float64 // in all; more is better
 	few    int32   // instances where GROUP_BY counts, over all such rules
@@ -191,13 +192,14 @@ func (f *field) rejudge() {
 // cellOf returns the cell of an able row, which it makes when there is none.
 func (f *field) cellOf(e *Engine, r int32) int32 {
 	rules := &f.class.rules
-	if len(rules.cells) == 0 && len(rules.soft) == 0 {
+	if len(rules.cells) == 0 && len(rules.soft) == 0 && f.class.even == nil {
 		if len(f.cells) == 0 {
-			f.addCell(nil, 0)
+			f.addCell(nil, 0, none)
 		}
 		return 0
 	}
-	key := e.key[:0]
+	domain := f.class.domain(r)
+	key := binary.LittleEndian.AppendUint32(e.key[:0], uint32(domain))
 	for i := range rules.cells {
 		key = binary.LittleEndian.AppendUint32(key, uint32(rules.cells[i].tally.attr.value[r]))
 	}
@@ -211,7 +213,7 @@ func (f *field) cellOf(e *Engine, r int32) int32 {
 	for i := range values {
 		values[i] = rules.cells[i].tally.attr.value[r]
 	}
-	k := f.addCell(values, fixed)
+	k := f.addCell(values, fixed, domain)
 	f.byKey[string(key)] = k
 	return k
 }
@@ -219,6 +221,9 @@ func (f *field) cellOf(e *Engine, r int32) int32 {
 // inCell reports whether an able row belongs to a cell.
 func (f *field) inCell(r, k int32) bool {
 	rules, c := &f.class.rules, &f.cells[k]
+	if f.class.domain(r) != c.domain {
+		return false
+	}
 	for i := range rules.cells {
 		if rules.cells[i].tally.attr.value[r] != c.values[i] {
 			return false
@@ -245,13 +250,21 @@ func (s *ruleSet) fixed(r int32) float64 {
 	return sum
 }
 
-func (f *field) addCell(values []int32, fixed float64) int32 {
+// domain returns a row's fault domain where c is spread over those, else none.
+func (c *Class) domain(r int32) int32 {
+	if c.even == nil {
+		return none
+	}
+	return c.even.attr.value[r]
+}
+
+func (f *field) addCell(values []int32, fixed float64, domain int32) int32 {
 	k := int32(len(f.cells))
 	if int(k) < cap(f.cells) {
 		f.cells = f.cells[:k+1]
-		f.cells[k] = cell{heap: f.cells[k].heap[:0], values: values, fixed: fixed, at: none, open: true}
+		f.cells[k] = cell{heap: f.cells[k].heap[:0], values: values, domain: domain, fixed: fixed, at: none, open: true}
 	} else {
-		f.cells = append(f.cells, cell{values: values, fixed: fixed, at: none, open: true})
+		f.cells = append(f.cells, cell{values: values, domain: domain, fixed: fixed, at: none, open: true})
 	}
 	for i, v := range values {
 		for int(v)+1 >= len(f.by[i]) { // none is 0
@@ -372,7 +385,7 @@ func (f *field) best(e *Engine) (cell, row int32) {
 		switch {
 		case f.bound == nil || !f.rough[r]:
 			return k, r
-		case priced >= maxPriced && len(f.cells) == 1:
+		case priced >= maxPriced && (len(f.cells) == 1 || f.class.even != nil): // all were of cells that are liked equally
 			return from, least
 		}
 		f.cost[r], _ = e.cost(f.class, r)
@@ -392,6 +405,9 @@ func (f *field) first() int32 {
 	}
 	if len(f.heap) == 0 {
 		return none
+	}
+	if f.class.even != nil {
+		return f.bestEven()
 	}
 	k := f.heap[0]
 	if !f.group.allows(f, k) {

@@ -8,6 +8,9 @@ import (
 // smallCluster is up to how many nodes every class has a field.
 const smallCluster = 2048
 
+// fewInstances is how many nodes there are for each instance of a class that is not worth a field.
+const fewInstances = 32
+
 // Place gives places to as many of a class's instances as fit, in order, and appends them to out.
 func (e *Engine) Place(c *Class, ids []model.InstanceID, out []Placement) []Placement {
 	c.asked = max(c.asked, len(ids))
@@ -47,7 +50,7 @@ func (e *Engine) Learn(c *Class, n int) {
 
 // once reports whether a class is not worth a field: it has few instances, and has not come before.
 func (e *Engine) once(c *Class) bool {
-	return len(e.info) > e.small && len(c.rules.cells)+len(c.rules.soft) == 0 && e.fields[c.sign] == nil && 32*c.asked < len(e.info)
+	return len(e.info) > e.small && len(c.rules.cells)+len(c.rules.soft) == 0 && e.fields[c.sign] == nil && e.few*c.asked < len(e.info)
 }
 
 // placeFew places without a field.
@@ -58,7 +61,12 @@ func (e *Engine) placeFew(c *Class, ids []model.InstanceID, out []Placement) []P
 		if c.scatter {
 			from = e.wander()
 		}
-		r := t.search(e, c, from)
+		var r int32
+		if c.even != nil {
+			r = t.searchEven(e, c, from)
+		} else {
+			r = t.search(e, c, from, nil)
+		}
 		if r == none {
 			break
 		}

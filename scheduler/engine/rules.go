@@ -68,6 +68,7 @@ type tally struct {
 	few     []int32
 	many    map[int32]int32 // of values from fewValues on
 	total   int
+	nowhere int32   // where there is no value
 	changed uint64  // when, by the engine's clock
 	clock   *uint64 // the engine's, of changes of tallies
 	key     tallyKey
@@ -96,6 +97,7 @@ func (t *tally) add(r int32, n int32) {
 	v := t.attr.value[r]
 	switch {
 	case v == none:
+		t.nowhere += n
 	case v < fewValues:
 		for int(v) >= len(t.few) {
 			t.few = append(t.few, 0)
@@ -196,7 +198,7 @@ func (e *Engine) addAntis(c *Class) {
 		sel := selectorOf(a)
 		if a.Anti && a.Weight == 0 && sel != (selector{app: c.App}) {
 			e.antis = append(e.antis, anti{c.group, sel, a.Place()})
-			e.antiGen++
+			e.ruleGen++
 		}
 	}
 }
@@ -206,7 +208,7 @@ func (e *Engine) dropAntis(c *Class) {
 		x := anti{c.group, selectorOf(a), a.Place()}
 		if n := slices.Index(e.antis, x); a.Anti && a.Weight == 0 && n >= 0 {
 			e.antis = slices.Delete(e.antis, n, n+1)
-			e.antiGen++
+			e.ruleGen++
 		}
 	}
 }
@@ -348,6 +350,7 @@ func (e *Engine) makeRules(c *Class) {
 			c.rules.cells = append(c.rules.cells, u)
 		}
 	}
+	e.evenOut(c)
 }
 
 // dropRules gives back the tallies that the rules of a class look at.

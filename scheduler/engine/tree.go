@@ -111,9 +111,10 @@ func (t *tree) set(i int, s summit) {
 	}
 }
 
-// search returns the best row of the first few that fit, beginning at a leaf and going round, or none.
-func (t *tree) search(e *Engine, c *Class, from int) int32 {
-	s := search{e: e, c: c, best: none}
+// search returns the best row of the first few that fit, beginning at a leaf and going round, or none. Where there are domains, only
+// rows in one of them count.
+func (t *tree) search(e *Engine, c *Class, from int, domains []int32) int32 {
+	s := search{e: e, c: c, domains: domains, best: none}
 	if len(t.row) == 0 {
 		return none
 	}
@@ -125,11 +126,12 @@ func (t *tree) search(e *Engine, c *Class, from int) int32 {
 }
 
 type search struct {
-	e     *Engine
-	c     *Class
-	best  int32
-	cost  float64
-	found int
+	e       *Engine
+	c       *Class
+	domains []int32
+	best    int32
+	cost    float64
+	found   int
 }
 
 // walk looks at the leaves from first up to end below tree node i, which has those from lo up to hi.
@@ -147,6 +149,9 @@ func (s *search) walk(t *tree, i, lo, hi, first, end int) {
 		return
 	}
 	r := t.row[lo]
+	if s.domains != nil && !slices.Contains(s.domains, s.c.even.attr.value[r]) {
+		return
+	}
 	if !s.e.able(s.c, r) || !s.e.fits(s.c, r) {
 		return
 	}

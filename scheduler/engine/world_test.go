@@ -28,6 +28,8 @@ type world struct {
 	loans map[string]Loan
 	roles []model.Role
 	made  int
+	evens int  // placements for which spreading evenly had to choose
+	off   bool // apps of the default pool are not spread evenly
 	small bool // a node has, or had, more on it than it has
 }
 
@@ -41,7 +43,9 @@ func newWorld(t testing.TB, small int) *world {
 		t: t, e: New(Config{}), nodes: map[model.NodeID]Node{}, on: map[model.InstanceID]placed{},
 		vols: map[model.VolumeID]Loan{}, loans: map[string]Loan{},
 	}
-	w.e.small = small
+	if w.e.small = small; small == 0 {
+		w.e.few = 0 // or so few nodes would have fields all the same
+	}
 	return w
 }
 
@@ -71,6 +75,7 @@ func (w *world) place(c *Class, n int) []Placement {
 			w.t.Fatalf("%s of %s was placed on %s, which %s\nask: %+v", p.ID, c.App, p.Node, why, c.Ask)
 		}
 		w.checkGiven(c.Ask, p)
+		w.checkEven(c.Ask, p)
 		w.on[p.ID] = placed{p, c.Ask}
 		if c.Volumes > 0 {
 			w.vols[model.VolumeID(p.ID)] = Loan{Node: p.Node, Resources: model.Resources{Disk: c.Volumes}}
@@ -85,6 +90,87 @@ func (w *world) place(c *Class, n int) []Placement {
 		}
 	}
 	return out
+}
+
+// checkEven checks that an instance of an app that says nothing itself went to a domain with fewest of its like, of those that
+// its preferences leave equal.
+func (w *world) checkEven(a Ask, p Placement) {
+	if !w.evenly(a) {
+		return
+	}
+	same := func(o placed) bool { return o.ask.App == a.App && o.ask.Template == a.Template }
+	in := func(id model.NodeID) (n int) {
+		m := w.nodes[id]
+		for _, o := range w.on {
+			if x := w.nodes[o.Node]; same(o) && x.Region == m.Region && x.Zone == m.Zone {
+				n++
+			}
+		}
+		return n
+	}
+	mine, liked := in(p.Node), w.liking(a, p.Node)
+	for _, id := range w.ids {
+		if w.refuses(a, id) != "" || w.liking(a, id) != liked {
+			continue
+		}
+		if n := in(id); n < mine {
+			w.t.Fatalf("%s of %s was placed on %s, where there are %d in its zone, though %s takes it and has %d\nask: %+v", p.ID, a.App, p.Node, mine, id, n, a)
+		} else if n > mine {
+			w.evens++
+		}
+	}
+}
+
+// evenly reports whether instances of an ask are spread over domains by default: nothing in it lets them look at each other
+// elsewhere than on one node.
+func (w *world) evenly(a Ask) bool {
+	domains := map[string]bool{}
+	for _, n := range w.nodes {
+		if n.Pool == a.Pool && n.Region+n.Zone != "" {
+			domains[n.Region+"/"+n.Zone] = true
+		}
+	}
+	if w.off || a.Count < 2 || len(a.Spread) > 0 || len(domains) < 2 {
+		return false
+	}
+	for _, c := range a.Constraints {
+		switch c.Operator {
+		case model.OpGroupBy:
+			return false
+		case model.OpUnique, model.OpMaxPer:
+			if c.Attribute != model.AttrHostname {
+				return false
+			}
+		case model.OpCluster:
+			if c.Value == "" {
+				return false
+			}
+		}
+	}
+	for _, f := range a.Affinity {
+		if selectorOf(f).matches(a.App) && !(f.Anti && f.Weight == 0 && f.Place() == model.AttrHostname) {
+			return false
+		}
+	}
+	return true
+}
+
+// liking is how much an app prefers a node for what others are near.
+func (w *world) liking(a Ask, id model.NodeID) (sum int) {
+	n := w.nodes[id]
+	for _, f := range a.Affinity {
+		sel := selectorOf(f)
+		place, has := n.attribute(f.Place())
+		here, _ := w.counted(func(p placed) bool { return sel.matches(p.ask.App) }, f.Place(), place)
+		switch {
+		case f.Weight == 0 || !has || here == 0:
+		case f.Anti:
+			sum -= f.Weight
+		default:
+			sum += f.Weight
+		}
+	}
+	return sum
 }
 
 // checkField checks that a field which was kept and caught up is the field that would be made now.
@@ -605,7 +691,7 @@ func picker(rnd *rand.Rand) func(...string) string {
 }
 
 // life does random things to a small cluster.
-func life(t *testing.T, seed uint64, small, steps int, shrink bool) {
+func life(t *testing.T, seed uint64, small, steps int, shrink bool) (evens int) {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	w, classes, node := people(t, rnd, small)
 	pick := picker(rnd)
@@ -654,6 +740,9 @@ func life(t *testing.T, seed uint64, small, steps int, shrink bool) {
 				delete(w.loans, id)
 				break
 			}
+		case k == 14 && rnd.IntN(4) == 0:
+			w.off = !w.off
+			w.e.SetSpread("default", !w.off)
 		default: // its instances stay, and count with those of the new one
 			i := rnd.IntN(len(classes))
 			w.e.Drop(classes[i])
@@ -665,6 +754,7 @@ func life(t *testing.T, seed uint64, small, steps int, shrink bool) {
 		}
 	}
 	w.end(rnd, classes)
+	return w.evens
 }
 
 // lend lends what is free, and only that.
@@ -817,18 +907,22 @@ func leftovers(e *Engine) string {
 }
 
 // Whatever happens, no node is overcommitted, nothing is given twice, every rule holds at the moment of placing, and an
-// instance is refused only when truly no node takes it; with fields, and with the tree alone; also while nodes change and
+// instance is refused only when truly no node takes it; what says nothing itself is spread evenly; with fields, and with the tree alone; also while nodes change and
 // shrink below what is on them. When all is given back, nothing is left.
 func TestAgainstWorld(t *testing.T) {
 	seeds := 400
 	if s, err := strconv.Atoi(os.Getenv("GANTRY_SEEDS")); err == nil {
 		seeds = s
 	}
+	evens := 0
 	for seed := range uint64(seeds) {
 		small := []int{smallCluster, 0}[seed%2]
-		life(t, seed, small, 60, seed%4 > 1)
+		evens += life(t, seed, small, 60, seed%4 > 1)
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
+	}
+	if evens < 2*seeds {
+		t.Errorf("spreading chose for %d placements only: the test tests little of it", evens)
 	}
 }

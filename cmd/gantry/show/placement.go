@@ -89,6 +89,9 @@ func (p *Printer) Funnel(f *model.Funnel) {
 		can += ", but " + f.Reason
 	}
 	fmt.Fprintln(p.W, oneLine(can))
+	if f.Spread != "" {
+		fmt.Fprintln(p.W, oneLine("spread "+f.Spread))
+	}
 }
 
 // bar draws n of all, at least a sliver of what is there.
@@ -162,14 +165,14 @@ func units(m map[string]model.Units) string {
 // Pools writes one line per pool.
 func (p *Printer) Pools(list []client.PoolDetail) {
 	t := table{
-		header: []string{"POOL", "NODES", "READY", "APPS", "CPUS", "MEMORY", "DISK", "GPUS", "PLACEMENT", "DEFRAGMENT"},
+		header: []string{"POOL", "NODES", "READY", "APPS", "CPUS", "MEMORY", "DISK", "GPUS", "PLACEMENT", "SPREAD", "DEFRAGMENT"},
 		right:  columns(1, 2, 3, 4, 5, 6, 7), rigid: columns(0),
 	}
 	for _, l := range list {
 		t.add(l.Name, strconv.Itoa(l.Nodes), strconv.Itoa(l.Ready), strconv.Itoa(l.Apps),
 			of(l.Used.CPUs.String(), l.Capacity.CPUs.String()), of(l.Used.Memory.Human(), l.Capacity.Memory.Human()),
 			of(l.Used.Disk.Human(), l.Capacity.Disk.Human()), gpusOf(l.Used.GPUs, l.Capacity.GPUs),
-			string(cmp.Or(l.Placement, model.PolicyPack)), string(cmp.Or(l.Defragment, model.DefragmentPropose)))
+			string(cmp.Or(l.Placement, model.PolicyPack)), string(cmp.Or(l.Spread, model.SpreadZones)), string(cmp.Or(l.Defragment, model.DefragmentPropose)))
 	}
 	p.table(&t)
 }

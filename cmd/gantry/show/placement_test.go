@@ -87,7 +87,7 @@ func TestGoldenPlacement(t *testing.T) {
 		Affinity: []model.Affinity{{App: "/shop/db", Over: "zone"}, {App: "/batch/*", Anti: true}}, Spread: []model.Spread{{Over: "zone"}},
 	}}
 	fits := plan()
-	fits.Waiting, fits.Kept, fits.Preempted, fits.Instances, fits.Funnel = 0, 0, nil, 3, model.Funnel{}
+	fits.Waiting, fits.Kept, fits.Preempted, fits.Instances, fits.Funnel = 0, 0, nil, 3, model.Funnel{Nodes: 3, Fit: 3, Spread: "evenly over zones, as the app says nothing itself: a has 2, b has 1"}
 	for page, draw := range map[string]func(p *Printer){
 		"plan": func(p *Printer) { p.Plan(plan()) },
 		"funnel-limit": func(p *Printer) {
