@@ -587,6 +587,12 @@ func TestNodeSettings(t *testing.T) {
 		"node alpha is under maintenance until 2026-01-02T04:04:05Z: firmware", "node alpha is unreachable: its agent does not answer"}; !slices.Equal(said, want) {
 		t.Errorf("events say %q, want %q", said, want)
 	}
+	d.put(func(tx *state.Tx) {
+		n := *tx.Node("n1")
+		n.Refused = "its agent is too old"
+		tx.PutNode(&n)
+	})
+	want(must(d.c.Node(ctx, "n1"))(t), "unreachable", "its agent is too old")
 	d.refusals("PUT", "/v1/nodes/n1/settings", map[string]string{
 		`{"windows":[{"start":"soon","duration":"2h"}]}`:                              "422 body.windows[0].start | 2026-01-31T22:00:00Z",
 		`{"windows":[{"start":"2026-01-31T22:00:00Z","duration":"2h","every":"1h"}]}`: "422 body.windows[0].every",

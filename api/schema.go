@@ -56,6 +56,7 @@ func registry() huma.Registry {
 	r.RegisterTypeAlias(reflect.TypeFor[model.Amount](), reflect.TypeFor[amountSchema]())
 	r.RegisterTypeAlias(reflect.TypeFor[model.GPU](), reflect.TypeFor[gpuSchema]())
 	r.RegisterTypeAlias(reflect.TypeFor[model.Units](), reflect.TypeFor[unitsSchema]())
+	r.RegisterTypeAlias(reflect.TypeFor[model.Release](), reflect.TypeFor[releaseSchema]())
 	return r
 }
 
@@ -67,6 +68,7 @@ type (
 	amountSchema   struct{}
 	gpuSchema      struct{}
 	unitsSchema    struct{}
+	releaseSchema  struct{}
 )
 
 func either(number, pattern, description string, examples ...any) *huma.Schema {
@@ -101,6 +103,10 @@ func (gpuSchema) Schema(huma.Registry) *huma.Schema {
 
 func (unitsSchema) Schema(huma.Registry) *huma.Schema {
 	return either(huma.TypeNumber, `^\s*[0-9.eE+-]+\s*$`, "An amount, to a thousandth. Answers give a number.", 2, 0.5)
+}
+
+func (releaseSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Pattern: `^[0-9]+\.[0-9]+$`, Description: "Minor version of Gantry.", Examples: []any{"0.1"}}
 }
 
 // document returns the OpenAPI document as indented JSON. Lists are never null in Gantry, which huma cannot know.

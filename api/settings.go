@@ -14,6 +14,8 @@ import (
 // availability says in one word whether a node takes new work, and in a sentence why not.
 func availability(n *model.Node, s *model.NodeSettings, now time.Time) (word, why string) {
 	switch {
+	case n.State != model.NodeReady && n.Refused != "":
+		return string(n.State), n.Refused
 	case n.State == model.NodeGone:
 		return client.NodeGone, "its agent has not answered for very long" + since(n.Lost)
 	case n.State == model.NodeUnreachable:

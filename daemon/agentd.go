@@ -200,7 +200,7 @@ func (d *agentd) address() (string, error) {
 // serve keeps the agent connected to the leader, and its identity fresh.
 func (d *agentd) serve(ctx context.Context) error {
 	dialer, err := rpc.NewDialer(rpc.DialerConfig{
-		Servers: d.seeds(), TLS: d.machine.ClientTLS(), Gantry: Version, Logger: d.Logger.With("part", "session"), Learned: d.learned,
+		Servers: d.seeds(), TLS: d.machine.ClientTLS(), Gantry: Build(), Logger: d.Logger.With("part", "session"), Learned: d.learned,
 	})
 	if err != nil {
 		return err

@@ -105,7 +105,7 @@ func (h *host) openAgent() error {
 		return err
 	}
 	node := &h.node
-	node.Version = Version
+	node.Version, node.Release = Build(), model.ThisRelease
 	node.Capacity.CPUs = cmp.Or(h.NodeCPUs, node.Capacity.CPUs)
 	node.Capacity.Memory = cmp.Or(h.NodeMemory, node.Capacity.Memory)
 	h.Node.Apply(node)

@@ -13,8 +13,11 @@ import (
 	"github.com/gantry-os/gantry/model"
 )
 
-// Version of this build, set by the linker.
+// Version is what source this build was made of, set by the linker.
 var Version = "dev"
+
+// Build is the name of this build for people.
+func Build() string { return model.ThisRelease.Build(Version) }
 
 // Options is what an operator can choose. Validate checks it; nothing changes it afterwards.
 type Options struct {

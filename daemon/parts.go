@@ -19,7 +19,7 @@ const nodeAddr = "127.0.0.1"
 
 // info describes this server to those who ask.
 func (d *daemon) info() client.Info {
-	return client.Info{Version: Version, Go: goruntime.Version(), Started: d.started, PID: os.Getpid(), DataDir: d.DataDir}
+	return client.Info{Version: Build(), Go: goruntime.Version(), Started: d.started, PID: os.Getpid(), DataDir: d.DataDir}
 }
 
 // serveHTTP serves until ctx ends, then lets requests under way finish for a moment.

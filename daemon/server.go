@@ -418,7 +418,7 @@ func exists(path string) bool {
 // serve runs all parts until one fails or the end is asked for.
 func (s *server) serve(ctx context.Context, ready func(client.Local) error) (err error) {
 	s.agents, err = rpc.NewServer(rpc.Config{
-		TLS: s.machine.ServerTLS(model.AgentMachine), Identify: agentOf, Gantry: Version, Logger: s.Logger.With("part", "agents"),
+		TLS: s.machine.ServerTLS(model.AgentMachine), Identify: agentOf, Gantry: Build(), Logger: s.Logger.With("part", "agents"),
 	})
 	if err != nil {
 		return err
@@ -624,7 +624,7 @@ func (s *server) leader() (addr string, self bool) {
 func (s *server) handler() (http.Handler, error) {
 	h, err := newHandler(api.Config{
 		Store: s.store.DB, Auth: s.auth, Nodes: s.node, Placer: s, Logger: s.Logger.With("part", "api"),
-		Info:     client.Info{Version: Version, Go: goruntime.Version(), Started: s.started, PID: os.Getpid(), DataDir: s.DataDir},
+		Info:     client.Info{Version: Build(), Go: goruntime.Version(), Started: s.started, PID: os.Getpid(), DataDir: s.DataDir},
 		Shutdown: func(client.Shutdown) { s.end(errAsked) },
 		Revoke:   pki.RevokeIn,
 		Servers:  newOps(s.store, s.registrar, s.authority, s.Name, s.servers, s.answers),

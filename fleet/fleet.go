@@ -202,6 +202,24 @@ func (f *Fleet) leave(s *session) bool {
 	return true
 }
 
+// Refuse writes down why the agent of a node is not let in, until it is.
+func (f *Fleet) Refuse(ctx context.Context, id model.NodeID, why string) error {
+	if n := f.store.View().Node(id); n == nil || n.Refused == why {
+		return nil
+	}
+	return f.store.Update(ctx, func(tx *state.Tx) error {
+		n := tx.Node(id)
+		if n == nil || n.Refused == why {
+			return nil
+		}
+		next := *n
+		next.Refused = why
+		tx.PutNode(&next)
+		tx.Emit(model.Event{Type: "node.refused", Node: id, Message: why})
+		return nil
+	})
+}
+
 // putStatus writes down a report of a node, unless it is old news or about an instance that is not on that node. Whatever it
 // says, the node of the instance answers.
 func (f *Fleet) putStatus(tx *state.Tx, node model.NodeID, r wire.Report) {

@@ -327,7 +327,7 @@ func (f *Fleet) outageFrom(tx *state.Tx, now time.Time) time.Time {
 func (f *Fleet) welcome(tx *state.Tx, n model.Node) {
 	old, now := tx.Node(n.ID), f.cfg.Now()
 	n.State, n.Seen = model.NodeReady, now
-	n.Lost, n.Flaps, n.Unstable = time.Time{}, 0, time.Time{}
+	n.Lost, n.Flaps, n.Unstable, n.Refused = time.Time{}, 0, time.Time{}, ""
 	if old != nil {
 		n.Lost, n.Flaps, n.Unstable = old.Lost, old.Flaps, old.Unstable
 		if most := now.Add(f.cfg.Loss.CalmMost); n.Unstable.After(most) {

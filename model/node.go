@@ -27,6 +27,8 @@ type Node struct {
 	Custom     map[string]Custom `json:"custom,omitempty" doc:"Custom resources that its operator declared, by name."`
 	VM         Ability           `json:"vm,omitzero" doc:"Whether it runs containers in virtual machines of their own."`
 	Version    string            `json:"version" doc:"Version of its agent."`
+	Release    Release           `json:"release,omitzero" doc:"Minor version that this is of."`
+	Refused    string            `json:"refused,omitempty" doc:"Why its agent is not let in."` // fleet
 
 	Revision uint64 `json:"-"`
 }

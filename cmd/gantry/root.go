@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -60,12 +61,14 @@ func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "gantry", Short: "A datacenter operating system in one binary", Long: about,
 		SilenceErrors: true, SilenceUsage: true,
-		Args: noSuchCommand,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version: model.ThisRelease.Build(version),
+		Args:    noSuchCommand,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetIn(c.in)
 	root.SetOut(c.out)
 	root.SetErr(c.err)
+	root.SetVersionTemplate("gantry {{.Version}} (" + runtime.Version() + ")\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.addr, "addr", "", "`address` of the server, such as http://127.0.0.1:7070, or of several, with commas between them (env GANTRY_ADDR)")

@@ -7,10 +7,11 @@ import (
 
 	"github.com/gantry-os/gantry/api/client"
 	"github.com/gantry-os/gantry/cmd/gantry/show"
+	"github.com/gantry-os/gantry/model"
 	"github.com/spf13/cobra"
 )
 
-// version is set when gantry is built.
+// version is what source gantry was built of, set by the linker.
 var version = "dev"
 
 // versionCommand returns `gantry version`.
@@ -22,10 +23,11 @@ func (c *cli) versionCommand() *cobra.Command {
 		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := struct {
-				Version string       `json:"version"`
-				Go      string       `json:"go"`
-				Server  *client.Info `json:"server,omitempty"`
-			}{version, runtime.Version(), c.serverInfo(cmd.Context())}
+				Version string        `json:"version"`
+				Release model.Release `json:"release"`
+				Go      string        `json:"go"`
+				Server  *client.Info  `json:"server,omitempty"`
+			}{model.ThisRelease.Build(version), model.ThisRelease, runtime.Version(), c.serverInfo(cmd.Context())}
 			return c.print(v, func(*show.Printer) {
 				c.say("gantry %s (%s)", v.Version, v.Go)
 				if v.Server != nil {

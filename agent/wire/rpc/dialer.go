@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/gantry-os/gantry/agent/wire"
+	"github.com/gantry-os/gantry/model"
 )
 
 // Agent is what a Dialer connects. *agent.Agent is one.
@@ -27,15 +28,15 @@ type Agent interface {
 
 // DialerConfig is what a Dialer has to work with.
 type DialerConfig struct {
-	Servers  []string      // required; addresses to begin with, host:port
-	TLS      *tls.Config   // required; with the certificate of the node
-	Gantry   string        // version of this program, for people
-	Logger   *slog.Logger  // required
-	Silence  time.Duration // after which a server that says nothing is taken for dead; default 10s
-	Timeout  time.Duration // for connecting, until the server lets the agent in; default 10s
-	Spread   time.Duration // over which agents that lost a server at once come back; default 2s
-	Backoff  time.Duration // the longest pause between tries; default 15s
-	Protocol Version       // default Current; for tests
+	Servers []string      // required; addresses to begin with, host:port
+	TLS     *tls.Config   // required; with the certificate of the node
+	Gantry  string        // version of this program, for people
+	Logger  *slog.Logger  // required
+	Silence time.Duration // after which a server that says nothing is taken for dead; default 10s
+	Timeout time.Duration // for connecting, until the server lets the agent in; default 10s
+	Spread  time.Duration // over which agents that lost a server at once come back; default 2s
+	Backoff time.Duration // the longest pause between tries; default 15s
+	Release model.Release // default model.ThisRelease; for tests
 
 	// Learned, if set, is called with the addresses of all servers whenever they change, to be kept for the next start.
 	Learned func(servers []string)
@@ -46,7 +47,7 @@ func (c *DialerConfig) fill() {
 	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
 	c.Spread = cmp.Or(c.Spread, 2*time.Second)
 	c.Backoff = cmp.Or(c.Backoff, 15*time.Second)
-	c.Protocol = cmp.Or(c.Protocol, Current)
+	c.Release = cmp.Or(c.Release, model.ThisRelease)
 }
 
 // errNoAnswer is why an attempt ends when the server says nothing.

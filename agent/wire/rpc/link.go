@@ -18,6 +18,7 @@ import (
 type link struct {
 	d      *Dialer
 	node   wire.Node
+	id     model.NodeID // set by open
 	conn   *grpc.ClientConn
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -70,9 +71,9 @@ func (l *link) open(ctx context.Context, node *model.Node) error {
 	if err != nil {
 		return l.failure(err)
 	}
-	l.stream = stream
+	l.stream, l.id = stream, node.ID
 	l.wg.Go(l.read)
-	if err := l.send(&fromAgent{Hello: &hello{Protocol: l.d.cfg.Protocol, Gantry: l.d.cfg.Gantry, Silence: l.d.cfg.Silence, Node: *node}}); err != nil {
+	if err := l.send(&fromAgent{Hello: &hello{Release: l.d.cfg.Release, Gantry: l.d.cfg.Gantry, Silence: l.d.cfg.Silence, Node: *node}}); err != nil {
 		return err
 	}
 	select {
@@ -285,10 +286,8 @@ func (l *link) welcomed(w *welcome) error {
 		return errors.New("the server says welcome twice")
 	default:
 	}
-	if !l.d.cfg.Protocol.Accepts(w.Protocol) {
-		return &Refusal{Reason: WrongVersion, Message: fmt.Sprintf(
-			"the server (Gantry %s) speaks version %s of the protocol and this agent (Gantry %s) version %s: at most one minor version may lie between them",
-			w.Gantry, w.Protocol, l.d.cfg.Gantry, l.d.cfg.Protocol)}
+	if own := l.d.cfg.Release; !own.Accepts(w.Release) {
+		return &Refusal{Reason: WrongVersion, Message: tooFar(l.id, party{own, l.d.cfg.Gantry}, party{w.Release, w.Gantry})}
 	}
 	l.d.learn(w.Cluster)
 	close(l.opened)

@@ -35,10 +35,10 @@ type fromAgent struct {
 
 // hello opens a session.
 type hello struct {
-	Protocol Version
-	Gantry   string        // version of the agent's program
-	Silence  time.Duration // after which the agent takes the server for dead
-	Node     model.Node
+	Release model.Release
+	Gantry  string        // version of the agent's program
+	Silence time.Duration // after which the agent takes the server for dead
+	Node    model.Node
 }
 
 // up is a wire.Up after the hello.
@@ -60,10 +60,10 @@ type fromServer struct {
 
 // welcome answers a hello that is admitted. What it said is durable when the acknowledgement of number 0 follows.
 type welcome struct {
-	Protocol Version
-	Gantry   string
-	Silence  time.Duration // after which the server takes the agent for dead
-	Cluster  wire.Cluster
+	Release model.Release
+	Gantry  string
+	Silence time.Duration // after which the server takes the agent for dead
+	Cluster wire.Cluster
 }
 
 // piece is a part of an encoded wire.Down, in order. Pieces of different ones never mix.
@@ -87,7 +87,7 @@ func (m *fromAgent) encode() []byte {
 			panic(fmt.Sprintf("a node does not encode: %v", err)) // it holds nothing that could fail
 		}
 		e.message(1, func(e *encoder) {
-			m.Hello.Protocol.encode(e)
+			encodeRelease(e, m.Hello.Release)
 			e.text(3, m.Hello.Gantry)
 			e.bytes(4, node)
 			e.uint(5, millis(m.Hello.Silence))
@@ -129,9 +129,9 @@ func decodeHello(outer *decoder) *hello {
 	for d.next() {
 		switch d.field {
 		case 1, 2:
-			h.Protocol.decode(d)
+			decodeRelease(d, &h.Release)
 		case 3:
-			h.Gantry = d.text()
+			h.Gantry = d.name()
 		case 4:
 			if err := json.Unmarshal(d.bytes(), &h.Node); err != nil && d.err == nil {
 				d.err = fmt.Errorf("read the node: %w", err)
@@ -278,7 +278,7 @@ func (m *fromServer) encode() []byte {
 	switch {
 	case m.Welcome != nil:
 		e.message(1, func(e *encoder) {
-			m.Welcome.Protocol.encode(e)
+			encodeRelease(e, m.Welcome.Release)
 			e.text(3, m.Welcome.Gantry)
 			e.uint(4, millis(m.Welcome.Silence))
 			e.message(5, func(e *encoder) { encodeCluster(e, &m.Welcome.Cluster) })
@@ -336,7 +336,7 @@ func decodeWelcome(outer *decoder) *welcome {
 	for d.next() {
 		switch d.field {
 		case 1, 2:
-			w.Protocol.decode(d)
+			decodeRelease(d, &w.Release)
 		case 3:
 			w.Gantry = d.text()
 		case 4:

@@ -303,20 +303,6 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-func TestVersionAccepts(t *testing.T) {
-	for _, c := range []struct {
-		a, b Version
-		want bool
-	}{
-		{Version{1, 4}, Version{1, 4}, true}, {Version{1, 4}, Version{1, 5}, true}, {Version{1, 4}, Version{1, 3}, true},
-		{Version{1, 4}, Version{1, 6}, false}, {Version{1, 4}, Version{1, 2}, false}, {Version{1, 0}, Version{2, 0}, false},
-	} {
-		if got := c.a.Accepts(c.b); got != c.want {
-			t.Errorf("%v accepts %v: %v", c.a, c.b, got)
-		}
-	}
-}
-
 // fuzz decodes anything, and holds that what was read is written and read again the same.
 func fuzz[M any, P interface {
 	*M

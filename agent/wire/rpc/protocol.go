@@ -8,36 +8,41 @@ import (
 	"time"
 
 	"github.com/gantry-os/gantry/agent/wire"
+	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/runtime"
 )
 
-// Version is a version of the protocol. Within a major version, a minor one adds fields and messages; what depends on the
-// other side to know them asks for its version first. A minor version of Gantry adds at most one to Minor, so that what
-// lies one minor version of Gantry apart still works together.
-type Version struct{ Major, Minor uint32 }
+// The version of the protocol is the release of Gantry. Within a major version, a minor one adds fields and messages; what
+// depends on the other side to know them asks for its release first.
 
-// Current is the version that this program speaks.
-var Current = Version{Major: 1, Minor: 0}
-
-func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
-
-// Accepts reports whether v works with other: within one minor version, both ways.
-func (v Version) Accepts(other Version) bool {
-	return v.Major == other.Major && max(v.Minor, other.Minor)-min(v.Minor, other.Minor) <= 1
+func encodeRelease(e *encoder, r model.Release) {
+	e.uint(1, uint64(r.Major))
+	e.uint(2, uint64(r.Minor))
 }
 
-func (v Version) encode(e *encoder) {
-	e.uint(1, uint64(v.Major))
-	e.uint(2, uint64(v.Minor))
-}
-
-// decode reads the field that d stands at.
-func (v *Version) decode(d *decoder) {
+// decodeRelease reads the field that d stands at.
+func decodeRelease(d *decoder, r *model.Release) {
 	if n := uint32(d.small(math.MaxUint32)); d.field == 1 {
-		v.Major = n
+		r.Major = n
 	} else {
-		v.Minor = n
+		r.Minor = n
 	}
+}
+
+// tooFar says why an agent and a server do not work together, and what to do.
+func tooFar(node model.NodeID, agent, server party) string {
+	older := "the server"
+	if agent.release.Compare(server.release) < 0 {
+		older = "the agent"
+	}
+	return fmt.Sprintf("the agent of node %s is Gantry %s and the server is Gantry %s: at most one minor version may lie between %s and %s; upgrade %s",
+		node, agent.build, server.build, agent.release, server.release, older)
+}
+
+// party is one side of a session.
+type party struct {
+	release model.Release
+	build   string
 }
 
 // Reason is why a server refuses a session. Its numbers are on the wire.

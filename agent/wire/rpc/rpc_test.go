@@ -179,23 +179,36 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// One minor version may lie between agent and server. Others are told so.
+// One minor version may lie between agent and server. Others are told so, and so are those who look at the node.
 func TestVersions(t *testing.T) {
-	c := newCluster(t, 1, func(cfg *Config) { cfg.Protocol = Version{2, 3} })
+	c := newCluster(t, 1, func(cfg *Config) { cfg.Release, cfg.Gantry = model.Release{Major: 2, Minor: 3}, "2.3.9" })
 	s := c.lead(0)
-	for v, ok := range map[Version]bool{{2, 2}: true, {2, 3}: true, {2, 4}: true, {2, 1}: false, {2, 5}: false, {1, 3}: false} {
-		link, _ := c.link(s.addr, "n1", func(d *DialerConfig) { d.Protocol = v; d.Gantry = "0.4.1" })
+	for _, v := range []model.Release{
+		{Major: 2, Minor: 2}, {Major: 2, Minor: 3}, {Major: 2, Minor: 4}, {Major: 2, Minor: 1}, {Major: 2, Minor: 5}, {Major: 1, Minor: 3},
+	} {
+		link, _ := c.link(s.addr, "n1", func(d *DialerConfig) { d.Release = v; d.Gantry = v.String() + ".1" })
 		err := link.Send(t.Context(), wire.Up{Hello: &model.Node{ID: "n1"}})
-		if ok {
-			if err != nil {
-				t.Errorf("an agent of version %v is refused: %v", v, err)
+		if v.Major == 2 && 2 <= v.Minor && v.Minor <= 4 {
+			if n := c.store.View().Node("n1"); err != nil || n.Refused != "" {
+				t.Errorf("an agent of version %v is refused: %v, %q", v, err, n.Refused)
 			}
 			continue
 		}
-		want := fmt.Sprintf("the agent of node n1 (Gantry 0.4.1) speaks version %v of the protocol and this server (Gantry 0.5.0) version 2.3: at most one minor version may lie between them", v)
+		older := "the agent"
+		if v.Minor == 5 {
+			older = "the server"
+		}
+		want := fmt.Sprintf("the agent of node n1 is Gantry %v.1 and the server is Gantry 2.3.9: at most one minor version may lie between %v and 2.3; upgrade %s", v, v, older)
 		if err == nil || err.Error() != want {
 			t.Errorf("an agent of version %v is told %v", v, err)
 		}
+		if n := c.store.View().Node("n1"); n.Refused != want {
+			t.Errorf("of an agent of version %v the node says %q", v, n.Refused)
+		}
+	}
+	link, _ := c.link(s.addr, "n1", func(d *DialerConfig) { d.Release = model.Release{Major: 2, Minor: 2} })
+	if err := link.Send(t.Context(), wire.Up{Hello: &model.Node{ID: "n1"}}); err != nil || c.store.View().Node("n1").Refused != "" {
+		t.Errorf("an agent that was brought up to date: %v, %q", err, c.store.View().Node("n1").Refused)
 	}
 }
 
@@ -580,7 +593,7 @@ func (c *cluster) rawSession(addr string, node model.NodeID) grpc.ClientStream {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if err := send(stream, &fromAgent{Hello: &hello{Protocol: Current, Node: model.Node{ID: node}}}); err != nil {
+	if err := send(stream, &fromAgent{Hello: &hello{Release: model.ThisRelease, Node: model.Node{ID: node}}}); err != nil {
 		c.t.Fatal(err)
 	}
 	for {
@@ -598,6 +611,8 @@ func (c *cluster) rawSession(addr string, node model.NodeID) grpc.ClientStream {
 type stuck struct{ taken atomic.Int64 }
 
 func (s *stuck) Dial(context.Context, wire.Node) wire.Link { return s }
+
+func (s *stuck) Refuse(context.Context, model.NodeID, string) error { return nil }
 
 func (s *stuck) Send(ctx context.Context, u wire.Up) error {
 	if u.Hello != nil {
@@ -622,7 +637,7 @@ func TestFlood(t *testing.T) {
 	led := make(chan error, 1)
 	fleet := &stuck{}
 	go func() { led <- s.Lead(ctx, fleet) }()
-	eventually(t, "the server leads", s.leads)
+	eventually(t, "the server leads", func() bool { return s.serving() != nil })
 
 	const floods = 20
 	message := (&fromAgent{Up: &up{Seq: 1, Reports: make([]wire.Report, maxReports)}}).encode()
@@ -671,7 +686,7 @@ func TestMalicious(t *testing.T) {
 	c.await("the good one is connected", nodeIs("good", model.NodeReady))
 	large := (&fromAgent{Up: &up{Removed: slices.Repeat([]model.VolumeID{model.VolumeID(strings.Repeat("v", 1000))}, 2000)}}).encode()
 	garbage := []byte{0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f}
-	again := (&fromAgent{Hello: &hello{Protocol: Current, Node: model.Node{ID: "good"}}}).encode()
+	again := (&fromAgent{Hello: &hello{Release: model.ThisRelease, Node: model.Node{ID: "good"}}}).encode()
 	for name, b := range map[string][]byte{"large": large, "garbage": garbage, "another hello": again} {
 		stream := c.rawSession(s.addr, "bad")
 		if err := stream.SendMsg(&b); err != nil {

@@ -25,6 +25,8 @@ import (
 // Fleet serves the sessions of agents. *fleet.Fleet does.
 type Fleet interface {
 	Dial(ctx context.Context, node wire.Node) wire.Link
+	// Refuse writes down why the agent of a node is not let in.
+	Refuse(ctx context.Context, id model.NodeID, why string) error
 }
 
 // Config is what a Server has to work with.
@@ -37,7 +39,7 @@ type Config struct {
 	Timeout  time.Duration                                   // for the TLS handshake, and for the first message after it; default 10s
 	Rate     int                                             // sessions admitted in a second; default 1000
 	Conns    int                                             // connections open at once; default 30000
-	Protocol Version                                         // default Current; for tests
+	Release  model.Release                                   // default model.ThisRelease; for tests
 }
 
 // Times of the server.
@@ -59,7 +61,7 @@ func (c *Config) fill() {
 	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
 	c.Rate = cmp.Or(c.Rate, 1000)
 	c.Conns = cmp.Or(c.Conns, 30_000)
-	c.Protocol = cmp.Or(c.Protocol, Current)
+	c.Release = cmp.Or(c.Release, model.ThisRelease)
 }
 
 // Server is the end of agents' connections in a server process. Run serves them; only while Lead runs are sessions let in.
@@ -212,11 +214,11 @@ func (s *Server) leave(x *session) {
 	}
 }
 
-// leads reports whether this server serves agents.
-func (s *Server) leads() bool {
+// serving returns who serves agents, nil while this server does not lead.
+func (s *Server) serving() Fleet {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.fleet != nil
+	return s.fleet
 }
 
 // refusal says who leads instead of this server.

@@ -137,7 +137,8 @@ func (x *session) serve() error {
 	if err != nil {
 		return err
 	}
-	if !x.server.leads() {
+	fleet := x.server.serving()
+	if fleet == nil {
 		return x.server.refusal()
 	}
 	if again, err := x.server.admit.enter(x.ctx); err != nil {
@@ -145,7 +146,10 @@ func (x *session) serve() error {
 	} else if again > 0 {
 		return &Refusal{Reason: Busy, Message: "too many agents connect at once", Cluster: x.server.where(), RetryAfter: again}
 	}
-	leading, fleet, err := x.server.enter(x)
+	if own := x.server.cfg.Release; !own.Accepts(hello.Release) {
+		return x.refuse(fleet, tooFar(x.id, party{hello.Release, hello.Gantry}, party{own, x.server.cfg.Gantry}))
+	}
+	leading, fleet, err := x.server.enter(x) // it may be another term by now
 	if err != nil {
 		return err
 	}
@@ -153,7 +157,7 @@ func (x *session) serve() error {
 	defer context.AfterFunc(leading, func() { x.cancel(x.server.refusal()) })()
 
 	if err := x.send(&fromServer{Welcome: &welcome{
-		Protocol: x.server.cfg.Protocol, Gantry: x.server.cfg.Gantry, Silence: x.server.cfg.Silence, Cluster: x.server.where(),
+		Release: x.server.cfg.Release, Gantry: x.server.cfg.Gantry, Silence: x.server.cfg.Silence, Cluster: x.server.where(),
 	}}); err != nil {
 		return err
 	}
@@ -179,17 +183,19 @@ func (x *session) awaitHello() (*hello, error) {
 	case <-x.ctx.Done():
 		return nil, context.Cause(x.ctx)
 	}
-	own := x.server.cfg.Protocol
-	switch {
-	case !own.Accepts(h.Protocol):
-		return nil, &Refusal{Reason: WrongVersion, Cluster: x.server.where(), Message: fmt.Sprintf(
-			"the agent of node %s (Gantry %s) speaks version %s of the protocol and this server (Gantry %s) version %s: at most one minor version may lie between them",
-			x.id, h.Gantry, h.Protocol, x.server.cfg.Gantry, own)}
-	case h.Node.ID != x.id:
+	if h.Node.ID != x.id {
 		return nil, &Refusal{Reason: WrongIdentity, Message: fmt.Sprintf(
 			"the certificate is that of node %s, and the agent says that it is node %s", x.id, shorten(string(h.Node.ID)))}
 	}
 	return h, nil
+}
+
+// refuse turns the agent of another version away, and lets those see why who look at its node.
+func (x *session) refuse(fleet Fleet, why string) error {
+	if err := fleet.Refuse(x.ctx, x.id, why); err != nil {
+		x.server.cfg.Logger.Warn("why an agent is refused cannot be written down", "node", x.id, "error", err) // it comes again
+	}
+	return &Refusal{Reason: WrongVersion, Cluster: x.server.where(), Message: why}
 }
 
 // listen serves what the agent says.

@@ -146,7 +146,7 @@ func (c *cluster) lead(i int) *testServer {
 	wg.Go(func() { _ = s.fleet.Run(ctx) })
 	wg.Go(func() { _ = s.Lead(ctx, s.fleet) })
 	s.yield = sync.OnceFunc(func() { cancel(); wg.Wait() })
-	for !s.leads() {
+	for s.serving() == nil {
 		time.Sleep(time.Millisecond)
 	}
 	c.tell(s.addr)
