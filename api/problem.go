@@ -74,6 +74,8 @@ func storeError(err error) error {
 		return unavailable("the app is being changed from elsewhere all the time; try again")
 	case errors.Is(err, state.ErrDeposed):
 		return unavailable("this server is no longer the leader; try again")
+	case errors.Is(err, state.ErrTooNew):
+		return conflict("%v", err)
 	case errors.Is(err, state.ErrNoSpace):
 		return unavailable("the store is full and takes no changes until space is made")
 	}

@@ -486,7 +486,7 @@ func TestPasswordsAreNotShown(t *testing.T) {
 // The store's troubles have statuses by which a client knows whether to try again.
 func TestStoreErrors(t *testing.T) {
 	for err, want := range map[error]int{
-		state.ErrDeposed: 503, state.ErrNoSpace: 503, state.ErrConflict: 503, errStoreSlow: 503, errors.New("disk on fire"): 503,
+		state.ErrDeposed: 503, state.ErrTooNew: 409, state.ErrNoSpace: 503, state.ErrConflict: 503, errStoreSlow: 503, errors.New("disk on fire"): 503,
 		conflict("x"): 409, fmt.Errorf("wrapped: %w", conflict("x")): 409,
 	} {
 		var got interface{ GetStatus() int }

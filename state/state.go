@@ -30,6 +30,8 @@ var (
 	ErrNoSpace = errors.New("the store is full")
 	// ErrTooLarge says that one transaction holds more than the store takes at once. Nothing was written.
 	ErrTooLarge = errors.New("the transaction is too large")
+	// ErrTooNew says that servers which were not upgraded yet could not read the record. Nothing was written.
+	ErrTooNew = errors.New("not all servers are upgraded")
 	// ErrUnavailable says that the store did not answer. The transaction may be written later, or never; when it is, it
 	// shows in View.
 	ErrUnavailable = errors.New("the store does not answer")
@@ -193,7 +195,27 @@ func (db *DB) View() View { return View{t: db.cur.Load()} }
 
 // Load fills an empty DB with all records as of revision rev, before anyone uses it. Op.Read is each record's revision.
 // It is quickest when they come sorted.
-func (db *DB) Load(rev uint64, pages ...[]Op) { db.cur.Store(loaded(rev, pages)) }
+func (db *DB) Load(rev uint64, pages ...[]Op) {
+	t := loaded(rev, pages)
+	t.follow(db.cur.Load())
+	db.cur.Store(t)
+}
+
+// SetStored says which release's records all servers can read; at first that is ThisRelease. Nothing newer is written.
+func (db *DB) SetStored(r model.Release) (err error) {
+	var s shape
+	if r.Compare(model.ThisRelease) < 0 {
+		if s, err = shapeOf(r); err != nil {
+			return err
+		}
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	t := *db.cur.Load()
+	t.stored, t.shape = r, s
+	db.cur.Store(&t)
+	return nil
+}
 
 func loaded(rev uint64, pages [][]Op) *tables {
 	t := newTables()
@@ -263,7 +285,7 @@ func (db *DB) Replace(rev uint64, pages ...[]Op) {
 }
 
 func (db *DB) publishLocked(t *tables, ops []Op) {
-	t.events = db.cur.Load().events
+	t.follow(db.cur.Load())
 	db.cur.Store(t)
 	for w := range db.watches {
 		w.add(ops)

@@ -36,6 +36,8 @@ type tables struct {
 	tokens      *btree.Map[string, *model.JoinToken]
 	revoked     *btree.Map[string, *model.Revocation]
 	events      []model.Event
+	stored      model.Release // whose records may be written
+	shape       shape         // of stored, nil while that is as new as this program
 }
 
 // degree of the trees of instances: a write copies the node of the tree that it lands in, half as much as by default.
@@ -44,6 +46,7 @@ const degree = 16
 func newTables() *tables {
 	return &tables{
 		owner:       new(owner),
+		stored:      model.ThisRelease,
 		apps:        &btree.Map[model.AppID, *model.App]{},
 		versions:    &btree.Map[string, *model.AppVersion]{},
 		instances:   btree.NewMap[model.InstanceID, *model.Instance](degree),
@@ -74,8 +77,12 @@ func (t *tables) clone() *tables {
 		deployments: fork(t.deployments), active: fork(t.active), nodes: fork(t.nodes), events: t.events,
 		settings: fork(t.settings), roles: fork(t.roles), pools: fork(t.pools), reserved: fork(t.reserved), volumes: fork(t.volumes),
 		volumesOn: fork(t.volumesOn), losses: t.losses, cluster: fork(t.cluster), machines: fork(t.machines), tokens: fork(t.tokens), revoked: fork(t.revoked),
+		stored: t.stored, shape: t.shape,
 	}
 }
+
+// follow takes over from t0, which t is to take the place of, what comes by no revision.
+func (t *tables) follow(t0 *tables) { t.events, t.stored, t.shape = t0.events, t0.stored, t0.shape }
 
 // fork returns a copy of a tree that nobody changes any more. Others may read it meanwhile, or fork it: unlike Copy of the
 // tree itself, it writes nothing there.

@@ -231,7 +231,9 @@ func (r *request) run(tx *Tx) bool {
 		}
 	}()
 	r.thrown, r.err = nil, errAborted
-	r.err = r.fn(tx)
+	if r.err = r.fn(tx); r.err == nil {
+		r.err = tx.err
+	}
 	return r.err == nil
 }
 

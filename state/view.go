@@ -20,6 +20,9 @@ type View struct {
 // Revision returns the revision of the last write in the view. Revisions only grow.
 func (v View) Revision() uint64 { return v.t.rev }
 
+// Stored returns the release whose records all servers can read. Who writes what a newer one has brought asks it first.
+func (v View) Stored() model.Release { return v.t.stored }
+
 // App returns an app.
 func (v View) App(id model.AppID) *model.App { return get(v.t.apps, id) }
 
@@ -243,6 +246,7 @@ type Tx struct {
 	writes map[Key]int // position in ops
 	ops    []Op
 	events []model.Event
+	err    error // of the first write that was refused
 }
 
 func newTx(t *tables) *Tx { return &Tx{View: View{t: t, writing: true}, writes: map[Key]int{}} }
@@ -361,6 +365,13 @@ func (tx *Tx) Emit(e model.Event) { tx.events = append(tx.events, e) }
 
 func (tx *Tx) put(val any) {
 	key, _ := KeyOf(val)
+	if s := tx.t.shape; s != nil {
+		var err error
+		if val, err = s.fit(tx.t.stored, key.Kind, val); err != nil {
+			tx.err = cmp.Or(tx.err, err)
+			return
+		}
+	}
 	tx.write(key, val)
 }
 
