@@ -90,7 +90,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	dir := filepath.Join(d.DataDir, "etcd")
-	d.store, err = etcd.Open(ctx, etcd.Config{Dir: dir, Ephemeral: d.Ephemeral, Logger: d.Logger.With("part", "etcd")})
+	d.store, err = etcd.Open(ctx, etcd.Config{Dir: dir, Ephemeral: d.Ephemeral, Logger: d.Logger.With("part", "etcd"), Build: Build()})
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}

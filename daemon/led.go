@@ -56,6 +56,8 @@ const membersPath = "/v1/members"
 type newcomer struct {
 	Name string `json:"name"`
 	Peer string `json:"peer"` // host:port of its etcd member
+
+	Release model.Release `json:"release"`
 }
 
 type welcome struct {
@@ -80,6 +82,10 @@ func (s *server) serversHandler() http.Handler {
 		}
 		if s.external() {
 			http.Error(w, "the servers of this cluster keep the truth in an etcd that others run: start this one with --etcd-endpoints, as the others", http.StatusConflict)
+			return
+		}
+		if err := s.store.Admit(in.Name, in.Release); err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
 			return
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), memberTimeout)
@@ -109,7 +115,7 @@ func (s *server) isMachine(r *http.Request, name string) error {
 
 // askIn asks the servers of the cluster to take this one's member in, and returns what it is to be started with.
 func (s *server) askIn(ctx context.Context, peer string) (string, error) {
-	body, err := json.Marshal(newcomer{s.Name, peer})
+	body, err := json.Marshal(newcomer{s.Name, peer, model.ThisRelease})
 	if err != nil {
 		return "", err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gantry-os/gantry/api"
@@ -57,6 +58,10 @@ func (o *ops) Cluster(ctx context.Context) (client.Cluster, error) {
 		ID: o.auth.Cluster().ID, Leader: leader, External: st.External, Revision: st.Revision, Lag: model.Duration(st.Lag),
 		Size: model.Bytes(st.Size), Used: model.Bytes(st.Used), Quota: model.Bytes(st.Quota), Alarms: st.Alarms,
 	}
+	out.Stored = st.Stored
+	if len(st.Waits) > 0 {
+		out.Upgrade = fmt.Sprintf("records stay those of Gantry %v until all servers are Gantry %v; still to be upgraded: %s", st.Stored, st.Next, strings.Join(st.Waits, ", "))
+	}
 	switch {
 	case st.Parked != "":
 		out.Why = "this server rests: " + st.Parked
@@ -70,8 +75,9 @@ func (o *ops) Cluster(ctx context.Context) (client.Cluster, error) {
 		return out, nil
 	}
 	for _, m := range st.Members {
+		version := st.Servers[m.Name]
 		out.Servers = append(out.Servers, client.ClusterServer{
-			Name: cmp.Or(m.Name, m.ID), Addr: m.Addr, Peer: m.Peer, Leader: m.Name != "" && m.Name == leader,
+			Version: version.Build, Release: version.Release, Name: cmp.Or(m.Name, m.ID), Addr: m.Addr, Peer: m.Peer, Leader: m.Name != "" && m.Name == leader,
 			Learner: m.Learner, Answers: m.Answers, Self: m.Self,
 		})
 		if !m.Answers && out.Why == "" {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -364,7 +365,7 @@ func (s *server) lookAhead(ctx context.Context) error {
 }
 
 func (s *server) externalStore() etcd.Config {
-	return etcd.Config{Dir: s.DataDir, Name: s.Name, External: &s.Etcd, Logger: s.Logger.With("part", "etcd")}
+	return etcd.Config{Dir: s.DataDir, Name: s.Name, External: &s.Etcd, Logger: s.Logger.With("part", "etcd"), Build: Build()}
 }
 
 // openStore opens the truth. One that is empty is this cluster's only while that is made: agents would end what they run
@@ -384,14 +385,14 @@ func (s *server) openStore(ctx context.Context) (err error) {
 		return fmt.Errorf("this server is of cluster %s, and the store holds nothing of it: restore it, or give the etcd and --etcd-prefix that hold it",
 			s.authority.Cluster().ID)
 	}
-	return nil
+	return s.checkAgents()
 }
 
 // memberStore returns what this server's own member is opened with, once the other servers know of it.
 func (s *server) memberStore(ctx context.Context) (_ etcd.Config, err error) {
 	own, roots := s.machine.Files()
 	cfg := etcd.Config{
-		Dir: filepath.Join(s.DataDir, "etcd"), Name: s.Name, Addr: s.Advertise, Logger: s.Logger.With("part", "etcd"),
+		Dir: filepath.Join(s.DataDir, "etcd"), Name: s.Name, Addr: s.Advertise, Logger: s.Logger.With("part", "etcd"), Build: Build(),
 		Peer: s.peer(own, roots, s.machine.Peer().Cluster),
 	}
 	cfg.Peer.Guard = func(l net.Listener) net.Listener {
@@ -408,6 +409,25 @@ func (s *server) memberStore(ctx context.Context) (_ etcd.Config, err error) {
 		}
 	}
 	return cfg, nil
+}
+
+// checkAgents refuses to leave agents behind that this server could not serve.
+func (s *server) checkAgents() error {
+	var older []string
+	for n := range s.store.View().Nodes() {
+		if n.State == model.NodeReady && n.Release.Compare(model.ThisRelease) < 0 && !model.ThisRelease.Accepts(n.Release) {
+			older = append(older, fmt.Sprintf("%s (%s)", n.Name, n.Version))
+		}
+	}
+	const named = 5
+	switch more := len(older) - named; {
+	case len(older) == 0:
+		return nil
+	case more > 0:
+		older = append(older[:named], fmt.Sprintf("and %d more", more))
+	}
+	return fmt.Errorf("%w: server %s is Gantry %v, and agents are more than one minor version older: upgrade those first: %s",
+		etcd.ErrRelease, s.Name, model.ThisRelease, strings.Join(older, ", "))
 }
 
 func exists(path string) bool {

@@ -31,6 +31,8 @@ type Cluster struct {
 	Quota    model.Bytes     `json:"quota" doc:"Size at which changes are refused; zero where an external etcd does not tell."`
 	Alarms   []string        `json:"alarms" doc:"Alarms of the store."`
 	Nodes    NodeCounts      `json:"nodes" doc:"How many nodes there are."`
+	Stored   model.Release   `json:"stored,omitzero" doc:"Version of Gantry whose records are written: the lowest of all servers, raised once all are upgraded."`
+	Upgrade  string          `json:"upgrade,omitempty" doc:"What an upgrade that is under way waits for."`
 	Rotation Rotation        `json:"rotation" doc:"How a rotation of the cluster's authority goes."`
 }
 
@@ -43,6 +45,9 @@ type ClusterServer struct {
 	Learner bool   `json:"learner" doc:"It is told everything, and has no vote yet."`
 	Answers bool   `json:"answers" doc:"It answers the server that was asked."`
 	Self    bool   `json:"self" doc:"It is the server that was asked."`
+	Version string `json:"version,omitempty" doc:"Version of its program when it last started."`
+
+	Release model.Release `json:"release,omitzero" doc:"Minor version that this is of."`
 }
 
 // EtcdMember is a member of an etcd that others run.

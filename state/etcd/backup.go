@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/gantry-os/gantry/model"
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.uber.org/zap"
 )
@@ -44,6 +45,8 @@ type Backup struct {
 	Keys     int       `json:"keys"`     // records, and a few of the store's own
 	Size     int64     `json:"size"`     // bytes of the snapshot
 	SHA256   string    `json:"sha256"`   // of the snapshot
+
+	Stored model.Release `json:"stored,omitzero"` // whose records they are; zero when nobody said
 }
 
 // Backup writes all that is in the store as of one moment, which other work does not wait for. It was read back and checked
@@ -72,7 +75,7 @@ func (s *Store) backup(ctx context.Context, path string, w io.Writer) (Backup, e
 		return Backup{}, fmt.Errorf("take a snapshot: %w", err)
 	}
 	b := Backup{
-		Kind: backupKind, Format: backupFormat, Created: s.cfg.Now().UTC(), Etcd: snap.Version, Size: size, SHA256: sum,
+		Kind: backupKind, Format: backupFormat, Created: s.cfg.Now().UTC(), Etcd: snap.Version, Size: size, SHA256: sum, Stored: s.View().Stored(),
 	}
 	st, err := inspect(path)
 	if err != nil {
@@ -167,13 +170,14 @@ func readBackup(path string, r io.Reader) (Backup, error) {
 		return Backup{}, fmt.Errorf("%w: it does not begin with a backup's line", ErrBackup)
 	}
 	var b Backup
-	dec := json.NewDecoder(bytes.NewReader(line))
-	dec.DisallowUnknownFields()
-	switch err := dec.Decode(&b); {
+	switch err := json.Unmarshal(line, &b); { // not strictly: a newer Gantry may say more
 	case err != nil || b.Kind != backupKind:
 		return Backup{}, fmt.Errorf("%w: it does not begin with a backup's line", ErrBackup)
 	case b.Format != backupFormat:
 		return Backup{}, fmt.Errorf("%w: its format is %d, a newer Gantry may have written it", ErrBackup, b.Format)
+	case b.Stored != model.Release{} && admits("", model.ThisRelease, b.Stored) != nil:
+		return Backup{}, fmt.Errorf("%w: it holds what Gantry %v stores, and this is Gantry %v: restore it with Gantry %v or %v", ErrBackup,
+			b.Stored, model.ThisRelease, b.Stored, b.Stored.Next())
 	}
 	size, sum, err := spool(path, io.LimitReader(in, b.Size+1))
 	switch {

@@ -3,6 +3,7 @@ package etcd
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -132,12 +133,16 @@ func TestBackupDamaged(t *testing.T) {
 		"flipped":        flipped,
 		"another format": append(append(bytes.Replace(bytes.Clone(line), []byte(`"format":1`), []byte(`"format":2`), 1), '\n'), rest...),
 		"other keys":     append(append(bytes.Replace(bytes.Clone(line), []byte(`"keys":`), []byte(`"keys":1`), 1), '\n'), rest...),
+		"too new":        append(append(bytes.Replace(bytes.Clone(line), []byte(`"stored":"0.`), []byte(`"stored":"0.9`), 1), '\n'), rest...),
 		"negative":       append(append(bytes.Replace(bytes.Clone(line), []byte(`"size":`), []byte(`"size":-`), 1), '\n'), rest...),
 	} {
 		dir := filepath.Join(t.TempDir(), "new")
 		_, err := Restore(dir, bytes.NewReader(b), NewCluster{})
 		if !errors.Is(err, ErrBackup) {
 			t.Errorf("%s: restored with %v", what, err)
+		}
+		if what == "too new" && !strings.Contains(err.Error(), fmt.Sprintf("this is Gantry %v: restore it with Gantry 0.9", model.ThisRelease)) {
+			t.Errorf("%s: %v", what, err)
 		}
 		if left := must(os.ReadDir(dir)); len(left) > 0 {
 			t.Errorf("%s: left %v", what, left)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/state"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -59,6 +60,17 @@ type Status struct {
 	Alarms   []string       `json:"alarms,omitempty"`
 	Parked   string         `json:"parked,omitempty"` // why this member rests
 	External bool           `json:"external"`
+
+	Stored  model.Release            `json:"stored,omitzero"` // the release whose records are written
+	Next    model.Release            `json:"next,omitzero"`   // that of the newest server, to which Stored will be raised
+	Waits   []string                 `json:"waits,omitempty"` // servers that are to be upgraded before
+	Servers map[string]ServerRelease `json:"servers,omitempty"`
+}
+
+// ServerRelease is the version of a server, when it started last.
+type ServerRelease struct {
+	Release model.Release `json:"release"`
+	Build   string        `json:"build,omitempty"` // its name for people
 }
 
 // MemberStatus is a member and whether it answers this server.
@@ -272,6 +284,9 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", name, explain(err))
 	}
+	if _, err := l.client.Delete(ctx, serversKey+m.Name); err != nil {
+		return fmt.Errorf("forget the version of %s: %w", name, explain(err))
+	}
 	return nil
 }
 
@@ -402,5 +417,6 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 	for _, a := range server.Alarms() {
 		out.Alarms = append(out.Alarms, a.Alarm.String()+" "+memberID(a.MemberID))
 	}
-	return out, nil
+	err := s.describeReleases(ctx, l, &out)
+	return out, err
 }

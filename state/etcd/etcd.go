@@ -8,11 +8,12 @@
 // processes at any moment loses nothing that was acknowledged.
 //
 // Read next: commit.go for transactions, answer.go for those whose answer is lost with a leader, codec.go and instance.go for the
-// stored form, campaign.go for who leads, cluster.go for who is a member, door.go for how members reach each other, keeper.go for
-// what a member does to stay well.
+// stored form, campaign.go for who leads, cluster.go for who is a member, release.go for servers of different versions, door.go for
+// how members reach each other, keeper.go for what a member does to stay well.
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -23,6 +24,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gantry-os/gantry/model"
 	"github.com/gantry-os/gantry/state"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -37,6 +39,8 @@ type Config struct {
 	Quota     int64            // bytes that the store may grow to; default 4 GiB
 	Logger    *slog.Logger     // default: discard
 	Now       func() time.Time // gives events their time; default time.Now
+	Build     string           // name of this build, which Status tells the others
+	Release   model.Release    // what this program stores; default model.ThisRelease, another for tests
 
 	Peer     *Peer         // how other servers reach this one; without it the member is alone
 	Join     string        // what AddMember of another server returned; only read while Dir is new
@@ -108,6 +112,9 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		if err := s.connect(ctx); err != nil {
 			return nil, fmt.Errorf("connect to etcd: %w", err)
 		}
+		if err := s.enter(ctx, s.link.Load()); err != nil {
+			return nil, err
+		}
 	} else if err := s.openMember(ctx); err != nil {
 		return nil, err
 	}
@@ -136,6 +143,9 @@ func (s *Store) openMember(ctx context.Context) (err error) {
 	if err := s.disarm(ctx); err != nil {
 		return fmt.Errorf("make space in %s: %w", s.cfg.Dir, err)
 	}
+	if err := s.enter(ctx, l); err != nil {
+		return err
+	}
 	return s.settleIn(ctx)
 }
 
@@ -151,6 +161,7 @@ func (s *Store) prepare() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	c.Release = cmp.Or(c.Release, model.ThisRelease)
 	if c.Election == 0 {
 		c.Election = 750 * time.Millisecond
 	}

@@ -80,6 +80,7 @@ func (k *keeper) wait(tick <-chan time.Time) error {
 	}
 	switch {
 	case l.member == nil:
+		k.raiseSoon(l)
 		k.compactExternal(l)
 		return nil
 	case l.left.Load():
@@ -102,6 +103,7 @@ func (k *keeper) look(l *link) error {
 			k.makeSpaceSoon(l)
 		}
 	}
+	k.raiseSoon(l)
 	if time.Since(k.tidied) >= tidyEvery {
 		k.tidied = time.Now()
 		k.tidy(l)
@@ -114,6 +116,13 @@ func (k *keeper) look(l *link) error {
 		}
 	}
 	return nil
+}
+
+// raiseSoon raises the stored release if it is time. What fails is tried again at the next look.
+func (k *keeper) raiseSoon(l *link) {
+	if err := k.raise(l); err != nil {
+		k.log.Debug("raise the stored release", "err", err)
+	}
 }
 
 // revive starts a member again that has failed, at once if it can.

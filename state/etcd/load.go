@@ -41,8 +41,13 @@ func (s *Store) load(ctx context.Context) (int64, [][]state.Op, error) {
 			from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 		}
 		for _, kv := range resp.Kvs {
-			if string(kv.Key) == leaderKey {
+			switch string(kv.Key) {
+			case leaderKey:
 				head = parseHead(kv)
+			case storedKey:
+				if err := s.setStored(kv); err != nil {
+					return 0, nil, errors.Join(err, decoding.Wait())
+				}
 			}
 		}
 		ops := make([]state.Op, 0, len(resp.Kvs))
@@ -162,6 +167,13 @@ func (s *Store) apply(events []*clientv3.Event) error {
 func (s *Store) applyOne(rev uint64, events []*clientv3.Event) error {
 	if len(events) == 1 && string(events[0].Kv.Key) == leaderKey {
 		s.head.Store(parseHead(events[0].Kv))
+	}
+	for _, e := range events {
+		if string(e.Kv.Key) == storedKey && e.Type == clientv3.EventTypePut {
+			if err := s.setStored(e.Kv); err != nil {
+				return err
+			}
+		}
 	}
 	if s.DB.Knows(rev) {
 		return nil // our own write: spare the decoding

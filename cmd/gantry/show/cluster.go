@@ -24,7 +24,7 @@ func (p *Printer) Cluster(c *client.Cluster) {
 		{"Why", c.Why}, {"Leader", c.Leader}, {"Nodes", fmt.Sprintf("%d ready, %d unreachable", c.Nodes.Ready, c.Nodes.Unreachable)},
 		{"Revision", strconv.FormatUint(c.Revision, 10)}, {"Lag", c.Lag.String()},
 		{"Store", store(c)},
-		{"Alarms", alarms}, {"Rotation", rotation},
+		{"Alarms", alarms}, {"Rotation", rotation}, {"Upgrade", c.Upgrade},
 	})
 	p.section("Servers")
 	p.Servers(c.Servers)
@@ -62,7 +62,7 @@ func (p *Printer) etcdMembers(list []client.EtcdMember) {
 
 // Servers writes one line per server.
 func (p *Printer) Servers(list []client.ClusterServer) {
-	t := table{header: []string{"SERVER", "STATE", "ROLE", "ADDRESS", "PEER"}, states: columns(1), rigid: columns(0), spare: columns(4)}
+	t := table{header: []string{"SERVER", "STATE", "ROLE", "ADDRESS", "PEER", "VERSION"}, states: columns(1), rigid: columns(0), spare: columns(4)}
 	for _, s := range list {
 		state, role := "unreachable", "follower"
 		if s.Answers {
@@ -74,7 +74,7 @@ func (p *Printer) Servers(list []client.ClusterServer) {
 		case s.Learner:
 			role = "learner"
 		}
-		t.add(s.Name, state, role, s.Addr, s.Peer)
+		t.add(s.Name, state, role, s.Addr, s.Peer, s.Version)
 	}
 	p.table(&t)
 }

@@ -15,10 +15,11 @@ func TestGoldenCluster(t *testing.T) {
 		ID: "0f3a9c1d2b4e5f60", Leader: "server-a", Why: "server-c does not answer", Revision: 4711, Lag: model.Duration(120 * time.Millisecond),
 		Size: 12 * model.MiB, Used: 9 * model.MiB, Quota: 8 * model.GiB, Alarms: []string{"NOSPACE 1f"}, Nodes: client.NodeCounts{Ready: 4, Unreachable: 1},
 		Rotation: client.Rotation{Phase: "spreading", Machines: 8, Waits: []model.MachineID{"server/server-c"}, Why: "1 of 8 machines do not yet trust the new root, server/server-c among them."},
+		Upgrade:  "records stay those of Gantry 0.1 until all servers are Gantry 0.2; still to be upgraded: server-c",
 		Servers: []client.ClusterServer{
-			{Name: "server-a", Addr: "10.0.0.1:7070", Peer: "10.0.0.1:7071", Leader: true, Answers: true, Self: true},
-			{Name: "server-b", Addr: "10.0.0.2:7070", Peer: "10.0.0.2:7071", Answers: true, Learner: true},
-			{Name: "server-c", Addr: "10.0.0.3:7070", Peer: "10.0.0.3:7071"},
+			{Name: "server-a", Addr: "10.0.0.1:7070", Peer: "10.0.0.1:7071", Leader: true, Answers: true, Self: true, Version: "0.2.1"},
+			{Name: "server-b", Addr: "10.0.0.2:7070", Peer: "10.0.0.2:7071", Answers: true, Learner: true, Version: "0.2.1"},
+			{Name: "server-c", Addr: "10.0.0.3:7070", Peer: "10.0.0.3:7071", Version: "0.1.4"},
 		},
 	}
 	outside := client.Cluster{
