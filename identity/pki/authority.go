@@ -314,7 +314,7 @@ func readPrivate(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := strict(b, v); err != nil {
+	if err := whole(b, v); err != nil {
 		return fmt.Errorf("%s is damaged: %w", path, err)
 	}
 	return nil

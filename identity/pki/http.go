@@ -55,7 +55,7 @@ func serve[I, O any](fn func(context.Context, I) (*O, error)) http.HandlerFunc {
 			return
 		}
 		var in I
-		if err := strict(b, &in); err != nil {
+		if err := whole(b, &in); err != nil {
 			refuse(w, fmt.Errorf("%w: %w", ErrBadRequest, err))
 			return
 		}

@@ -451,3 +451,19 @@ func TestSettleAfterRestore(t *testing.T) {
 		t.Errorf("the truth has trust %d, the server's disk %d", got, newer.Trust)
 	}
 }
+
+// A machine of a newer version may say more when it joins or checks in, and a file that it kept may hold more.
+func TestNewerSaysMore(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		ok   bool
+	}{
+		{`{"token":"t","role":"agent","name":"n","csr":null}`, true}, {`{"token":"t","later":{"x":[1]}}`, true},
+		{`{"token":"t"} {}`, false}, {`{"token":1}`, false}, {``, false},
+	} {
+		var in JoinRequest
+		if err := whole([]byte(c.text), &in); (err == nil) != c.ok || c.ok && in.Token != "t" {
+			t.Errorf("%s is read as %+v, %v", c.text, in, err)
+		}
+	}
+}

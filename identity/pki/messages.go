@@ -163,10 +163,10 @@ func newCSR(role model.MachineRole, hosts []string) (*ecdsa.PrivateKey, []byte, 
 	return key, csr, err
 }
 
-// strict reads one JSON value, and refuses unknown fields and anything left over.
-func strict(b []byte, v any) error {
+// whole reads one JSON value, and refuses anything left over. Unknown fields are a newer version's: of a machine that is upgraded
+// before this one, or of this one before it went back.
+func whole(b []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
 		return err
 	}
