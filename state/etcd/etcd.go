@@ -93,6 +93,9 @@ type link struct {
 	died   chan struct{}     // closed when the member has had a fatal error
 	left   atomic.Bool       // another is to follow
 	next   chan struct{}     // closed when it is there
+
+	endOnce sync.Once
+	endErr  error
 }
 
 // Open locks cfg.Dir, starts the member, and returns once all records are in memory. Where there are other servers, that needs a

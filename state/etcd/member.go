@@ -278,11 +278,16 @@ func (l *link) die() {
 	}
 }
 
-// end ends the member, if one runs.
-func (l *link) end() (err error) {
+// end ends the member, if one runs. Later calls return the same as the first: etcd panics when it is ended twice.
+func (l *link) end() error {
 	if l == nil {
 		return nil
 	}
+	l.endOnce.Do(func() { l.endErr = l.endIt() })
+	return l.endErr
+}
+
+func (l *link) endIt() (err error) {
 	if l.client != nil {
 		if err = l.client.Close(); errors.Is(err, context.Canceled) { // which is how an in-process one says it is closed
 			err = nil

@@ -238,3 +238,12 @@ func TestTidy(t *testing.T) {
 		t.Errorf("a turn while a member is missing: %v", err)
 	}
 }
+
+// TestCloseParked protects that a server whose member rests ends as any other.
+func TestCloseParked(t *testing.T) {
+	s := open(t, Config{Ephemeral: true})
+	if err := s.park(errors.New("a test")); err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, s)
+}
