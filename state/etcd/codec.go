@@ -34,7 +34,7 @@ func appendKey(b []byte, k state.Key) []byte {
 
 // isRecord reports whether a key below root is that of a record.
 func isRecord(key []byte) bool {
-	return string(key) != leaderKey && string(key) != headKey && string(key) != turnKey && !bytes.HasPrefix(key, []byte(storedKey))
+	return string(key) != leaderKey && string(key) != headKey && string(key) != turnKey && !isRelease(key)
 }
 
 func decodeKey(key string) (state.Key, error) {

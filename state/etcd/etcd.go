@@ -69,8 +69,9 @@ type Store struct {
 	spacing    sync.Mutex // held while making space
 	spaceTried time.Time  // when a commit last tried to make space
 
-	head      atomic.Pointer[headship] // who leads Gantry; nil for nobody
-	confirmed atomic.Int64             // since epoch: View has all that was acknowledged before
+	servers   atomic.Pointer[map[string]told] // what servers tell of themselves, by name
+	head      atomic.Pointer[headship]        // who leads Gantry; nil for nobody
+	confirmed atomic.Int64                    // since epoch: View has all that was acknowledged before
 
 	living context.Context // ends with the store
 	cancel context.CancelFunc
@@ -194,6 +195,7 @@ func (s *Store) prepare() error {
 // attach makes the DB, fills it, and begins to follow.
 func (s *Store) attach(ctx context.Context) error {
 	s.DB = state.New(&backend{s}, s.cfg.Now)
+	s.servers.Store(&map[string]told{})
 	s.mark = newMarker(s.cfg.Name)
 	rev, pages, err := s.load(ctx)
 	if err != nil {

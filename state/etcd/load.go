@@ -41,11 +41,11 @@ func (s *Store) load(ctx context.Context) (int64, [][]state.Op, error) {
 			from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 		}
 		for _, kv := range resp.Kvs {
-			switch string(kv.Key) {
-			case leaderKey:
+			if string(kv.Key) == leaderKey {
 				head = parseHead(kv)
-			case storedKey:
-				if err := s.setStored(kv); err != nil {
+			}
+			if isRelease(kv.Key) {
+				if err := s.follows(&clientv3.Event{Type: clientv3.EventTypePut, Kv: kv}); err != nil {
 					return 0, nil, errors.Join(err, decoding.Wait())
 				}
 			}
@@ -169,8 +169,8 @@ func (s *Store) applyOne(rev uint64, events []*clientv3.Event) error {
 		s.head.Store(parseHead(events[0].Kv))
 	}
 	for _, e := range events {
-		if string(e.Kv.Key) == storedKey && e.Type == clientv3.EventTypePut {
-			if err := s.setStored(e.Kv); err != nil {
+		if isRelease(e.Kv.Key) {
+			if err := s.follows(e); err != nil {
 				return err
 			}
 		}

@@ -1,11 +1,13 @@
 package etcd
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -24,6 +26,8 @@ const (
 	storedKey  = root + "release"   // the stored release
 	serversKey = root + "releases/" // and the name of a server: what it tells
 )
+
+func isRelease(key []byte) bool { return bytes.HasPrefix(key, []byte(storedKey)) }
 
 // ErrRelease says that a server's version does not go with what the cluster stores. It comes wrapped in a sentence.
 var ErrRelease = errors.New("this version of Gantry does not go with the cluster")
@@ -59,19 +63,17 @@ type releases struct {
 	servers map[string]told
 }
 
-func (s *Store) releases(ctx context.Context, l *link, opts ...clientv3.OpOption) (releases, error) {
-	resp, err := l.client.Get(ctx, storedKey, append(opts, clientv3.WithPrefix())...)
+func (s *Store) releases(ctx context.Context, l *link) (releases, error) {
+	resp, err := l.client.Get(ctx, storedKey, clientv3.WithPrefix())
 	if err != nil {
 		return releases{}, fmt.Errorf("read which versions the servers have: %w", explain(err))
 	}
 	out := releases{rev: resp.Header.Revision, servers: map[string]told{}}
 	for _, kv := range resp.Kvs {
 		if name, ok := strings.CutPrefix(string(kv.Key), serversKey); ok {
-			var t told
-			if err := json.Unmarshal(kv.Value, &t); err != nil { // not strictly: a newer server may tell more
-				return out, fmt.Errorf("read the version of server %s: %w", name, err)
+			if out.servers[name], err = parseTold(name, kv); err != nil {
+				return out, err
 			}
-			out.servers[name] = t
 			continue
 		}
 		if out.stored, err = parseStored(kv); err != nil {
@@ -80,6 +82,13 @@ func (s *Store) releases(ctx context.Context, l *link, opts ...clientv3.OpOption
 		out.mod = kv.ModRevision
 	}
 	return out, nil
+}
+
+func parseTold(name string, kv *mvccpb.KeyValue) (t told, err error) {
+	if err := json.Unmarshal(kv.Value, &t); err != nil { // not strictly: a newer server may tell more
+		return t, fmt.Errorf("read the version of server %s: %w", name, err)
+	}
+	return t, nil
 }
 
 func parseStored(kv *mvccpb.KeyValue) (model.Release, error) {
@@ -128,17 +137,18 @@ func (s *Store) enter(ctx context.Context, l *link) error {
 }
 
 // present returns the names of all servers, dead ones included; "" for one that has not started yet.
-func (s *Store) present(l *link, known releases) []string {
-	var names []string
+func (s *Store) present(l *link, servers map[string]told) []string {
 	if l.member == nil {
+		var names []string
 		v := s.View()
-		for name := range known.servers { // whose identity was taken away is none of them
+		for name := range servers { // whose identity was taken away is none of them
 			if v.Cluster() == nil || v.Machine(model.MachineOf(model.ServerMachine, name)) != nil {
 				names = append(names, name)
 			}
 		}
 		return names
 	}
+	var names []string
 	for _, m := range l.member.Server.Cluster().Members() {
 		names = append(names, m.Name)
 	}
@@ -158,7 +168,7 @@ func (s *Store) raise(l *link) error {
 		return err
 	}
 	lowest := s.cfg.Release
-	for _, name := range s.present(l, known) {
+	for _, name := range s.present(l, known.servers) {
 		if r := known.servers[name].Release; r.Compare(lowest) < 0 {
 			lowest = r
 		}
@@ -180,6 +190,29 @@ func (s *Store) raise(l *link) error {
 	return nil
 }
 
+// follows takes in a change of what servers tell, or of what is stored.
+func (s *Store) follows(e *clientv3.Event) error {
+	key := string(e.Kv.Key)
+	name, tells := strings.CutPrefix(key, serversKey)
+	switch {
+	case key == storedKey && e.Type == clientv3.EventTypePut:
+		return s.setStored(e.Kv)
+	case !tells:
+		return nil
+	}
+	next := maps.Clone(*s.servers.Load())
+	delete(next, name)
+	if e.Type == clientv3.EventTypePut {
+		t, err := parseTold(name, e.Kv)
+		if err != nil {
+			return err
+		}
+		next[name] = t
+	}
+	s.servers.Store(&next)
+	return nil
+}
+
 // setStored takes in which release is stored now. No server that is there can be too old for it, so one that is ends.
 func (s *Store) setStored(kv *mvccpb.KeyValue) error {
 	r, err := parseStored(kv)
@@ -193,28 +226,23 @@ func (s *Store) setStored(kv *mvccpb.KeyValue) error {
 }
 
 // describeReleases fills in of which release the servers are, and which of them hold the stored one back.
-func (s *Store) describeReleases(ctx context.Context, l *link, out *Status) error {
-	known, err := s.releases(ctx, l, clientv3.WithSerializable())
-	if err != nil {
-		return err
-	}
-	out.Stored, out.Servers = known.stored, map[string]ServerRelease{}
-	newest := known.stored
-	for name, t := range known.servers {
+func (s *Store) describeReleases(l *link, out *Status) {
+	servers := *s.servers.Load()
+	out.Stored, out.Servers = s.View().Stored(), map[string]ServerRelease{}
+	for name, t := range servers {
 		out.Servers[name] = ServerRelease(t)
 	}
-	names := s.present(l, known)
+	names := s.present(l, servers)
+	out.Next = out.Stored
 	for _, name := range names {
-		if r := known.servers[name].Release; r.Compare(newest) > 0 {
-			newest = r
+		if r := servers[name].Release; r.Compare(out.Next) > 0 {
+			out.Next = r
 		}
 	}
 	for _, name := range names {
-		if known.servers[name].Release != newest {
+		if servers[name].Release != out.Next {
 			out.Waits = append(out.Waits, cmp.Or(name, "one that has not started"))
 		}
 	}
 	slices.Sort(out.Waits)
-	out.Next = newest
-	return nil
 }

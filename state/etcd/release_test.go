@@ -69,13 +69,15 @@ func TestUpgrade(t *testing.T) {
 				continue
 			}
 			eventually(t, s.cfg.Name+" takes a write", func() bool { return increment(t.Context(), s, "/n") == nil })
-			st, err := s.Status(t.Context())
-			if err != nil {
-				t.Fatal(err)
+			var st Status
+			told := func() bool { // names and versions come to each server a moment later
+				var err error
+				if st, err = s.Status(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				return st.Stored == stored && fmt.Sprint(st.Waits) == waits && st.Servers[c.cfg[i].Name].Release == s.cfg.Release
 			}
-			if st.Stored != stored || fmt.Sprint(st.Waits) != waits || st.Servers[c.cfg[i].Name].Release != s.cfg.Release {
-				t.Errorf("%s says that %v is stored and that it waits for %v, of %v; want %v, %s", s.cfg.Name, st.Stored, st.Waits, st.Servers, stored, waits)
-			}
+			eventually(t, fmt.Sprintf("%s says that %v is stored and that it waits for %s", s.cfg.Name, stored, waits), told)
 		}
 	}
 	check(this, "[]")
@@ -132,7 +134,7 @@ func TestAloneUpgrades(t *testing.T) {
 // TestRaiseAgainstStart protects that a server which starts while the stored release is raised is either known to who raises it,
 // or refused.
 func TestRaiseAgainstStart(t *testing.T) {
-	at := outside(t, maxOps+1)
+	at := outside(t, maxOps+2)
 	s := open(t, Config{External: at, Name: "witness", Release: coming})
 	if _, _, err := s.Campaign(t.Context(), "new", "new:1"); err != nil {
 		t.Fatal(err)
