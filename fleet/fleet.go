@@ -221,7 +221,8 @@ func (f *Fleet) Refuse(ctx context.Context, id model.NodeID, why string) error {
 }
 
 // putStatus writes down a report of a node, unless it is old news or about an instance that is not on that node. Whatever it
-// says, the node of the instance answers.
+// says, the node of the instance answers. A report of what is known is no write: an agent that connects again tells of all that it
+// runs.
 func (f *Fleet) putStatus(tx *state.Tx, node model.NodeID, r wire.Report) {
 	i := tx.Instance(r.ID)
 	if i == nil || i.Over() {
@@ -231,14 +232,16 @@ func (f *Fleet) putStatus(tx *state.Tx, node model.NodeID, r wire.Report) {
 		f.cfg.Logger.Warn("a node speaks of an instance that is not its own", "node", node, "instance", r.ID)
 		return
 	}
-	next := i.Clone()
-	next.Status.Away = time.Time{}
+	status := i.Status
 	if r.Status.CanFollow(i.Status) {
-		next.Status = dated(r.Status, i.Status, f.cfg.Now())
-		next.Status.Away = time.Time{} // it is not the agent's to say
-	} else if i.Status.Away.IsZero() {
+		status = dated(r.Status, i.Status, f.cfg.Now())
+	}
+	status.Away = time.Time{} // it is not the agent's to say
+	if status.Equal(i.Status) {
 		return
 	}
+	next := i.Clone()
+	next.Status = status
 	tx.PutInstance(next)
 	if e, ok := statusEvent(i, next); ok {
 		tx.Emit(e)

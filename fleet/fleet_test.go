@@ -121,6 +121,11 @@ func TestReports(t *testing.T) {
 	if got := r.store.View().Instance("web-1").Status; got.Phase != model.PhaseRunning || !got.Ready {
 		t.Fatalf("status = %+v, want running and ready", got)
 	}
+	before := r.store.View().Revision()
+	report(model.Status{Attempt: 1, Phase: model.PhaseRunning, Ready: true})
+	if after := r.store.View().Revision(); after != before {
+		t.Errorf("a report of what is known was written: revision %d became %d", before, after)
+	}
 	report(model.Status{Attempt: 1, Phase: model.PhaseStarting})
 	if got := r.store.View().Instance("web-1").Status.Phase; got != model.PhaseRunning {
 		t.Errorf("a late report took the instance back to %s", got)

@@ -1,6 +1,9 @@
 package model
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Instance is one copy of an app. The field comments name the room that writes each field.
 type Instance struct {
@@ -121,6 +124,25 @@ func (s Status) CanFollow(old Status) bool {
 		return s.Attempt > old.Attempt
 	}
 	return phaseOrder[s.Phase] >= phaseOrder[old.Phase]
+}
+
+// Equal reports whether s says the same as other.
+func (s Status) Equal(other Status) bool {
+	return s.Attempt == other.Attempt && s.Phase == other.Phase && s.Healthy == other.Healthy && s.Ready == other.Ready && s.Message == other.Message &&
+		s.Since.Equal(other.Since) && s.Started.Equal(other.Started) && s.Away.Equal(other.Away) && slices.EqualFunc(s.Tasks, other.Tasks, TaskStatus.equal)
+}
+
+func (t TaskStatus) equal(other TaskStatus) bool {
+	if t.Name != other.Name || t.PID != other.PID || (t.Exit == nil) != (other.Exit == nil) {
+		return false
+	}
+	if t.Exit == nil {
+		return true
+	}
+	was, is := *t.Exit, *other.Exit
+	at := was.At.Equal(is.At)
+	was.At, is.At = time.Time{}, time.Time{}
+	return at && was == is
 }
 
 // Over reports whether the instance has ended for good.

@@ -109,3 +109,36 @@ func BenchmarkInstanceJSON(b *testing.B) {
 		}
 	})
 }
+
+// Statuses that differ in anything are not equal. A field that is added and not compared fails here.
+func TestStatusEqual(t *testing.T) {
+	at := time.Unix(1_700_000_000, 5)
+	full := func() Status {
+		return Status{
+			Attempt: 1, Phase: PhaseRunning, Since: at, Started: at, Healthy: Healthy, Ready: true, Message: "m", Away: at,
+			Tasks: []TaskStatus{{Name: "main", PID: 7, Exit: &Exit{Code: 1, Signal: 2, OOM: true, Peak: 3, Limit: 4, Lost: "l", At: at}}},
+		}
+	}
+	same := full()
+	same.Since, same.Tasks[0].Exit.At = at.UTC(), at.UTC()
+	if !full().Equal(same) {
+		t.Error("the same in another time zone is another")
+	}
+	zeroEach := func(what string, of func(*Status) any) {
+		typ := reflect.TypeOf(of(&Status{Tasks: []TaskStatus{{Exit: &Exit{}}}})).Elem()
+		for i := range typ.NumField() {
+			s := full()
+			f := reflect.ValueOf(of(&s)).Elem().Field(i)
+			if f.IsZero() {
+				t.Fatalf("%s %s is not set in this test", what, typ.Field(i).Name)
+			}
+			f.SetZero()
+			if s.Equal(full()) || full().Equal(s) {
+				t.Errorf("without %s %s it is equal", what, typ.Field(i).Name)
+			}
+		}
+	}
+	zeroEach("status", func(s *Status) any { return s })
+	zeroEach("task", func(s *Status) any { return &s.Tasks[0] })
+	zeroEach("exit", func(s *Status) any { return s.Tasks[0].Exit })
+}
