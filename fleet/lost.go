@@ -71,6 +71,7 @@ type lookout struct {
 	f     *Fleet
 	away  map[model.NodeID]time.Time // nodes without a session that are not written down as lost, and since when
 	full  time.Time                  // when to look at all nodes next
+	next  time.Time                  // when timer goes off
 	timer *time.Timer
 }
 
@@ -92,7 +93,7 @@ func (l *lookout) lose(s *session) {
 	if l.f.leave(s) {
 		now := l.f.cfg.Now()
 		l.away[s.id] = now
-		l.set(now)
+		l.by(now, now.Add(l.f.cfg.Loss.Grace))
 	}
 }
 
@@ -104,19 +105,27 @@ func (l *lookout) joined() {
 	now := l.f.cfg.Now()
 	if soon := now.Add(healPause); soon.Before(l.full) {
 		l.full = soon
-		l.set(now)
+		l.by(now, soon)
+	}
+}
+
+// by has the timer go off at a moment, unless it does so before.
+func (l *lookout) by(now, at time.Time) {
+	if at.Before(l.next) {
+		l.next = at
+		l.timer.Reset(max(leastPause, at.Sub(now)))
 	}
 }
 
 // set sets the timer to when there is something to do next.
 func (l *lookout) set(now time.Time) {
-	next := l.full
+	l.next = l.full
 	for _, at := range l.away {
-		if due := at.Add(l.f.cfg.Loss.Grace); due.Before(next) {
-			next = due
+		if due := at.Add(l.f.cfg.Loss.Grace); due.Before(l.next) {
+			l.next = due
 		}
 	}
-	l.timer.Reset(max(leastPause, next.Sub(now)))
+	l.timer.Reset(max(leastPause, l.next.Sub(now)))
 }
 
 // look writes down which nodes are lost, which are gone, and whether there is an outage.
@@ -124,6 +133,7 @@ func (l *lookout) look(ctx context.Context) error {
 	now := l.f.cfg.Now()
 	err := l.write(ctx, now)
 	if err != nil {
+		l.next = now.Add(retryPause)
 		l.timer.Reset(retryPause)
 		return err
 	}
