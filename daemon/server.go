@@ -459,6 +459,7 @@ func (s *server) serve(ctx context.Context, ready func(client.Local) error) (err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.runStore(ctx) })
+	group.Go(func() error { return boundMemory(ctx) })
 	group.Go(func() error { return s.machine.Run(ctx, pki.Self{Registrar: s.registrar, Authority: s.authority}) })
 	group.Go(func() error {
 		k := pki.NewKeeper(s.store.DB, s.authority, s.Logger.With("part", "identity"), s.machine)
