@@ -34,7 +34,7 @@ type DialerConfig struct {
 	Logger  *slog.Logger  // required
 	Silence time.Duration // after which a server that says nothing is taken for dead; default 10s
 	Timeout time.Duration // for connecting, until the server lets the agent in; default 10s
-	Spread  time.Duration // over which agents that lost a server at once come back; default 2s
+	Spread  time.Duration // over which agents that lost a server at once come back, unless it has said otherwise; default 2s
 	Backoff time.Duration // the longest pause between tries; default 15s
 	Release model.Release // default model.ThisRelease; for tests
 
@@ -108,7 +108,7 @@ func (d *Dialer) connect(ctx context.Context, addr string, a Agent) error {
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(codec{}), grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithIdleTimeout(0),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: d.cfg.Timeout}),
-		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(16<<10),
+		grpc.WithReadBufferSize(0), grpc.WithWriteBufferSize(16<<10),
 	)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", addr, err)
@@ -127,6 +127,13 @@ func (d *Dialer) learn(c wire.Cluster) {
 	if changed && d.cfg.Learned != nil {
 		d.cfg.Learned(slices.Clone(c.Servers))
 	}
+}
+
+// spread takes in over which time agents are to come back that lose this server at once.
+func (d *Dialer) spread(t time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.route.spread = max(d.cfg.Spread, min(t, d.cfg.Backoff))
 }
 
 func (d *Dialer) first() string {
@@ -150,6 +157,7 @@ const (
 	firstPause   = 250 * time.Millisecond
 	steady       = 20 * time.Second // a session that lived as long was none that failed
 	maxRedirects = 3                // in a row, before a pause
+	election     = time.Second      // before which nobody takes the place of a leader that died
 )
 
 // route decides where to connect next, and when. It does no I/O.
@@ -159,6 +167,7 @@ type route struct {
 
 	servers   []string // as learned
 	leader    string
+	lost      string // the last server to which a connection failed
 	turn      int
 	failures  int // in a row
 	redirects int // in a row
@@ -199,11 +208,11 @@ func (r *route) other(addr string) string {
 // next returns where to connect after addr has refused, with why, or the session with it ended after it had lived so long.
 func (r *route) next(addr string, why *Refusal, lived time.Duration) (string, time.Duration) {
 	if why == nil {
-		r.redirects = 0
+		r.redirects, r.lost = 0, addr
 		if lived >= steady {
-			// All agents of that server lose it at once.
+			// All agents of that server lose it at once, and the others do not know yet that it is dead.
 			r.failures = 0
-			return r.other(addr), rand.N(r.spread + 1)
+			return r.other(addr), min(election, r.spread) + rand.N(r.spread+1)
 		}
 		return r.other(addr), r.pause()
 	}
@@ -211,8 +220,11 @@ func (r *route) next(addr string, why *Refusal, lived time.Duration) (string, ti
 	case NotLeader:
 		if l := why.Cluster.Leader; l != "" && l != addr && r.redirects < maxRedirects {
 			r.redirects++
+			if l == r.lost { // the other does not know yet that it is dead
+				return l, r.pause()
+			}
 			r.failures = 0
-			return l, rand.N(firstPause)
+			return l, max(rand.N(firstPause), min(why.RetryAfter, r.backoff))
 		}
 		r.redirects = 0
 		if why.RetryAfter > 0 {

@@ -22,13 +22,13 @@ func TestRoute(t *testing.T) {
 		want        string
 		least, most time.Duration
 	}{
-		{"a server that was fine dies: all its agents come at once", nil, time.Hour, "b", 0, 2 * time.Second},
+		{"a server that was fine dies: all its agents come at once", nil, time.Hour, "b", time.Second, 3 * time.Second},
 		{"the other is busy: it says when", busy, 0, "a", 3 * time.Second, 3 * time.Second},
 		{"a does not answer", nil, 0, "b", 125 * time.Millisecond, 250 * time.Millisecond},
 		{"again: longer", nil, 0, "b", 250 * time.Millisecond, 500 * time.Millisecond},
-		{"it names the leader", to("c"), 0, "c", 0, 250 * time.Millisecond},
-		{"that names another", to("d"), 0, "d", 0, 250 * time.Millisecond},
-		{"and another", to("e"), 0, "e", 0, 250 * time.Millisecond},
+		{"it names the leader", &Refusal{Reason: NotLeader, Cluster: wire.Cluster{Leader: "c"}}, 0, "c", 0, 250 * time.Millisecond},
+		{"that names another, and when to go there", to("d"), 0, "d", 700 * time.Millisecond, 700 * time.Millisecond},
+		{"and another", to("e"), 0, "e", 700 * time.Millisecond, 700 * time.Millisecond},
 		{"they send it in circles", to("c"), 0, "b", 700 * time.Millisecond, 700 * time.Millisecond},
 		{"no leader now", to(""), 0, "b", 700 * time.Millisecond, 700 * time.Millisecond},
 		{"it can never work: seldom", &Refusal{Reason: WrongVersion}, 0, "b", 7 * time.Second, 15 * time.Second},
@@ -47,6 +47,23 @@ func TestRoute(t *testing.T) {
 		if _, pause := r.next("a", nil, 0); pause > 15*time.Second {
 			t.Fatalf("after many failures it waits %v", pause)
 		}
+	}
+}
+
+// An agent whose leader died is not sent to it again and again by servers that do not know yet.
+func TestRouteToTheDead(t *testing.T) {
+	r := newRoute([]string{"a", "b"}, 2*time.Second, 15*time.Second)
+	at, pauses := "a", time.Duration(0)
+	for range 6 {
+		var why *Refusal
+		if at == "b" {
+			why = &Refusal{Reason: NotLeader, Cluster: wire.Cluster{Leader: "a"}}
+		}
+		next, pause := r.next(at, why, 0)
+		at, pauses = next, pauses+pause
+	}
+	if pauses < 4*time.Second {
+		t.Errorf("it tries six times within %v", pauses)
 	}
 }
 

@@ -10,6 +10,6 @@
 //
 // Messages are in the encoding of protocol buffers, written by hand in messages.go, since what they carry are the plain
 // structs of agent/wire. What is not known is skipped, so fields and kinds of messages can be added within a major version
-// of the protocol; testdata holds what earlier versions wrote. encode.go is the encoding itself, server.go, session.go and
-// remote.go are the server's side, dialer.go, link.go and answer.go the agent's.
+// of the protocol; testdata holds what earlier versions wrote. encode.go is the encoding itself, server.go, limits.go, session.go
+// and remote.go are the server's side, dialer.go, link.go and answer.go the agent's.
 package rpc

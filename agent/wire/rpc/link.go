@@ -266,6 +266,8 @@ func (l *link) message(m *fromServer, specs *specsIn, down *[]byte) error {
 			return fmt.Errorf("read assignments: %w", err)
 		}
 		return l.deliver(d)
+	case m.Beat != nil:
+		l.d.spread(m.Beat.Spread)
 	case m.Call != 0:
 		if l.calls.Add(1) > 2*maxCalls {
 			l.calls.Add(-1)

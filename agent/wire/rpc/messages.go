@@ -54,7 +54,7 @@ type fromServer struct {
 	Refusal *Refusal
 	Piece   *piece
 	Ack     *ack
-	Beat    bool
+	Beat    *beat
 	Call    uint64 // open a stream for the call of this number; from 1
 }
 
@@ -70,6 +70,11 @@ type welcome struct {
 type piece struct {
 	Data []byte
 	More bool
+}
+
+// beat is a sign of life.
+type beat struct {
+	Spread time.Duration // over which agents are to come back that lose this server at once; 0 for their own
 }
 
 // ack says that an up is durable, or why not.
@@ -301,8 +306,8 @@ func (m *fromServer) encode() []byte {
 			e.uint(1, m.Ack.Seq)
 			e.text(2, shorten(m.Ack.Err))
 		})
-	case m.Beat:
-		e.bytes(5, nil)
+	case m.Beat != nil:
+		e.message(5, func(e *encoder) { e.uint(1, millis(m.Beat.Spread)) })
 	case m.Call != 0:
 		e.uint(6, m.Call)
 	}
@@ -322,12 +327,23 @@ func (m *fromServer) decode(b []byte) error {
 		case 4:
 			m.Ack = decodeAck(d)
 		case 5:
-			m.Beat = true
+			m.Beat = decodeBeat(d)
 		case 6:
 			m.Call = d.uint()
 		}
 	}
 	return d.err
+}
+
+func decodeBeat(outer *decoder) *beat {
+	b, d := &beat{}, outer.inner()
+	defer func() { outer.done(d) }()
+	for d.next() {
+		if d.field == 1 {
+			b.Spread = d.millis()
+		}
+	}
+	return b
 }
 
 func decodeWelcome(outer *decoder) *welcome {

@@ -62,7 +62,7 @@ type Refusal struct {
 	Reason     Reason
 	Message    string
 	Cluster    wire.Cluster  // where to go instead
-	RetryAfter time.Duration // 0 for the agent's own pace
+	RetryAfter time.Duration // before the next try, there or with the leader; 0 for the agent's own pace
 }
 
 // Error implements error.
@@ -72,7 +72,7 @@ func (r *Refusal) Error() string { return r.Message }
 func notLeader(c wire.Cluster, retry time.Duration) *Refusal {
 	r := &Refusal{Reason: NotLeader, Message: "this server does not serve agents; no server leads now", Cluster: c, RetryAfter: retry}
 	if c.Leader != "" {
-		r.Message, r.RetryAfter = "this server does not serve agents; the leader is "+c.Leader, 0
+		r.Message = "this server does not serve agents; the leader is " + c.Leader
 	}
 	return r
 }

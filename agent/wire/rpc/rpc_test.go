@@ -239,6 +239,38 @@ func TestRedirect(t *testing.T) {
 	eventually(t, "the agent is with server 0", with(0))
 }
 
+// An agent that comes while no server is known to lead is kept until one is, and let in or sent there then. Many that wait are
+// sent one after the other.
+func TestHeld(t *testing.T) {
+	c := newCluster(t, 2, func(cfg *Config) { cfg.Hold, cfg.Rate = 20*time.Second, 10 })
+	said := map[int]chan error{}
+	for i, s := range c.servers {
+		link, _ := c.link(s.addr, "n1", func(d *DialerConfig) { d.Timeout = 30 * time.Second })
+		said[i] = make(chan error, 1)
+		go func() { said[i] <- link.Send(t.Context(), wire.Up{Hello: &model.Node{ID: "n1"}}) }()
+		eventually(t, "the agent waits", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.held == 1
+		})
+	}
+	c.lead(0)
+	if err := <-said[0]; err != nil {
+		t.Errorf("the server that leads now says %v", err)
+	}
+	var r *Refusal
+	if err := <-said[1]; !errors.As(err, &r) || r.Cluster.Leader != c.servers[0].addr || r.RetryAfter > time.Second/10 {
+		t.Errorf("the other says %v", err)
+	}
+	most := time.Duration(0)
+	for range 100 {
+		most = max(most, c.servers[1].refusal(20).RetryAfter)
+	}
+	if most < time.Second || most > 2*time.Second {
+		t.Errorf("of 20 at 10 each second the last is sent to the leader after %v", most)
+	}
+}
+
 // A node that connects again takes the place of its older session.
 func TestReplaced(t *testing.T) {
 	c := newCluster(t, 1)
@@ -748,6 +780,77 @@ func TestAdmission(t *testing.T) {
 	}
 	if refused == 0 {
 		t.Error("none was told to come back later")
+	}
+}
+
+// Connections that never shake hands, or stop in the middle, have no turn, however many they are; those that do give theirs back.
+func TestTurns(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *Config) { cfg.Timeout = 20 * time.Second })
+	c.lead(0)
+	turns := 2 * goruntime.GOMAXPROCS(0)
+	for range 4 * turns {
+		conn, err := net.Dial("tcp", c.servers[0].addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		cfg := c.ca.config(t, "half")
+		cfg.ServerName = "127.0.0.1"
+		if err := tls.Client(&halfway{conn}, cfg).Handshake(); !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+	}
+	for range 4 * turns {
+		conn, err := net.Dial("tcp", c.servers[0].addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	for n := range 4 * turns {
+		link, _ := c.link(c.servers[0].addr, model.NodeID(fmt.Sprint("n", n)))
+		if err := link.Send(t.Context(), wire.Up{Hello: &model.Node{ID: model.NodeID(fmt.Sprint("n", n))}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// halfway is a connection on which nothing is heard.
+type halfway struct{ net.Conn }
+
+func (h *halfway) Read([]byte) (int, error) { return 0, io.EOF }
+
+// A handshake that does not get its turn is given up.
+func TestCrowded(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lim := newLimited(l, 10, 30*time.Millisecond)
+	defer lim.Close()
+	for range cap(lim.turns) {
+		lim.turns <- struct{}{}
+	}
+	go func() {
+		if c, err := net.Dial("tcp", l.Addr().String()); err == nil {
+			_, _ = c.Write([]byte("hello"))
+		}
+	}()
+	c, err := lim.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s := &shaking{counted: c.(*counted)}
+	if n, err := s.Read(make([]byte, 5)); n != 5 || !errors.Is(err, errCrowded) {
+		t.Fatalf("without a turn it reads %d bytes: %v", n, err)
+	}
+	<-lim.turns
+	if err := s.take(); err != nil || len(lim.turns) != cap(lim.turns) {
+		t.Fatalf("with one it has %d of %d: %v", len(lim.turns), cap(lim.turns), err)
+	}
+	if s.yield(); len(lim.turns) != cap(lim.turns)-1 {
+		t.Error("it keeps its turn")
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -38,6 +39,7 @@ type Config struct {
 	Silence  time.Duration                                   // after which an agent that says nothing is taken for dead; default 10s
 	Timeout  time.Duration                                   // for the TLS handshake, and for the first message after it; default 10s
 	Rate     int                                             // sessions admitted in a second; default 1000
+	Hold     time.Duration                                   // how long an agent waits at most while no server is known to lead; default 2.5s
 	Conns    int                                             // connections open at once; default 30000
 	Release  model.Release                                   // default model.ThisRelease; for tests
 }
@@ -45,7 +47,8 @@ type Config struct {
 // Times of the server.
 const (
 	DefaultSilence = 10 * time.Second
-	longestWait    = time.Second      // for admission
+	longestWait    = 4 * time.Second  // for admission; with Hold, less than agents wait for an answer
+	mostSpread     = 5 * time.Second  // over which agents are sent elsewhere
 	callTimeout    = 10 * time.Second // until an agent opens the stream of a call
 	endTimeout     = 2 * time.Second  // for telling agents why this server ends
 )
@@ -60,6 +63,7 @@ func (c *Config) fill() {
 	c.Silence = cmp.Or(c.Silence, DefaultSilence)
 	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
 	c.Rate = cmp.Or(c.Rate, 1000)
+	c.Hold = cmp.Or(c.Hold, 2500*time.Millisecond)
 	c.Conns = cmp.Or(c.Conns, 30_000)
 	c.Release = cmp.Or(c.Release, model.ThisRelease)
 }
@@ -75,6 +79,9 @@ type Server struct {
 	leading  context.Context // nil while this server does not lead
 	fleet    Fleet
 	cluster  wire.Cluster
+	moved    chan struct{}             // closed, and made anew, when another server leads
+	held     int                       // agents that wait for that
+	woken    int                       // how many did when moved was last closed
 	sessions map[model.NodeID]*session // the newest of each node
 
 	specsMu sync.Mutex
@@ -90,11 +97,12 @@ func NewServer(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg:      cfg,
 		admit:    admission{every: time.Second / time.Duration(cfg.Rate), wait: longestWait},
+		moved:    make(chan struct{}),
 		sessions: map[model.NodeID]*session{},
 		specs:    map[*model.Spec][]byte{},
 	}
 	s.grpc = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(cfg.TLS)),
+		grpc.Creds(inTurn{credentials.NewTLS(cfg.TLS)}),
 		grpc.ForceServerCodec(codec{}),
 		grpc.ConnectionTimeout(cfg.Timeout),
 		grpc.MaxRecvMsgSize(maxMessage),
@@ -103,8 +111,8 @@ func NewServer(cfg Config) (*Server, error) {
 		// What an agent sends and nobody reads is held to one window for each stream.
 		grpc.StaticStreamWindowSize(64<<10),
 		grpc.StaticConnWindowSize(256<<10),
-		// Thousands of connections are idle at any time: they hold small buffers, or none.
-		grpc.ReadBufferSize(4<<10),
+		// Thousands of connections are idle at any time: they hold no buffers of gRPC's beside those of TLS.
+		grpc.ReadBufferSize(0),
 		grpc.WriteBufferSize(16<<10),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 3 * cfg.Timeout, Time: cfg.Silence, Timeout: cfg.Silence}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: cfg.Silence / 4, PermitWithoutStream: true}),
@@ -118,12 +126,12 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
-		s.endAll(func() error { return s.refusal() })
+		s.sendAway()
 		time.AfterFunc(endTimeout, s.grpc.Stop)
 		s.grpc.GracefulStop()
 		s.grpc.Stop()
 	})
-	err := s.grpc.Serve(&limited{Listener: l, free: make(chan struct{}, s.cfg.Conns)})
+	err := s.grpc.Serve(newLimited(l, s.cfg.Conns, s.cfg.Timeout))
 	if stop() {
 		s.grpc.Stop()
 	} else {
@@ -140,6 +148,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 func (s *Server) Lead(ctx context.Context, f Fleet) error {
 	s.mu.Lock()
 	s.leading, s.fleet = ctx, f
+	s.moveLocked()
 	s.mu.Unlock()
 	<-ctx.Done()
 	s.mu.Lock()
@@ -147,7 +156,7 @@ func (s *Server) Lead(ctx context.Context, f Fleet) error {
 		s.leading, s.fleet = nil, nil
 	}
 	s.mu.Unlock()
-	s.endAll(func() error { return s.refusal() })
+	s.sendAway()
 	return context.Cause(ctx)
 }
 
@@ -160,6 +169,7 @@ func (s *Server) SetCluster(c wire.Cluster) {
 		return
 	}
 	s.cluster = c
+	s.moveLocked()
 	for _, x := range s.sessions {
 		s.wg.Go(x.tellCluster)
 	}
@@ -175,7 +185,11 @@ func (s *Server) Recheck() {
 }
 
 // Sessions returns how many agents are connected.
-func (s *Server) Sessions() int { return len(s.all()) }
+func (s *Server) Sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
 
 func (s *Server) all() []*session {
 	s.mu.Lock()
@@ -183,10 +197,11 @@ func (s *Server) all() []*session {
 	return slices.Collect(maps.Values(s.sessions))
 }
 
-// endAll ends all sessions, each with an error of its own.
-func (s *Server) endAll(why func() error) {
-	for _, x := range s.all() {
-		x.cancel(why())
+// sendAway ends all sessions, and says who leads instead.
+func (s *Server) sendAway() {
+	all := s.all()
+	for _, x := range all {
+		x.cancel(s.refusal(len(all)))
 	}
 }
 
@@ -196,7 +211,7 @@ func (s *Server) enter(x *session) (context.Context, Fleet, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fleet == nil {
-		return nil, nil, s.refusalLocked()
+		return nil, nil, s.refusalLocked(1)
 	}
 	if old := s.sessions[x.id]; old != nil {
 		old.cancel(errReplaced)
@@ -214,6 +229,39 @@ func (s *Server) leave(x *session) {
 	}
 }
 
+func (s *Server) moveLocked() {
+	close(s.moved)
+	s.moved, s.woken = make(chan struct{}), s.held
+}
+
+// awaitLeader returns once this server leads or knows who does, or when that takes too long, and how many agents waited for it.
+// Agents that lost their leader come while another is elected: to send them to and fro meanwhile would cost a handshake each
+// time, of thousands at once.
+func (s *Server) awaitLeader(ctx context.Context) (together int, err error) {
+	timer := time.NewTimer(s.cfg.Hold)
+	defer timer.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held++
+	defer func() { s.held-- }()
+	for s.fleet == nil && s.cluster.Leader == "" {
+		moved := s.moved
+		s.mu.Unlock()
+		select {
+		case <-moved:
+			s.mu.Lock()
+			together = s.woken
+		case <-timer.C:
+			s.mu.Lock()
+			return s.held, nil
+		case <-ctx.Done():
+			s.mu.Lock()
+			return 0, context.Cause(ctx)
+		}
+	}
+	return together, nil
+}
+
 // serving returns who serves agents, nil while this server does not lead.
 func (s *Server) serving() Fleet {
 	s.mu.Lock()
@@ -221,14 +269,26 @@ func (s *Server) serving() Fleet {
 	return s.fleet
 }
 
-// refusal says who leads instead of this server.
-func (s *Server) refusal() *Refusal {
+// refusal says who leads instead of this server, to one of some agents that are told so together: they are to go there one after
+// the other.
+func (s *Server) refusal(together int) *Refusal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.refusalLocked()
+	return s.refusalLocked(together)
 }
 
-func (s *Server) refusalLocked() *Refusal { return notLeader(s.cluster, jitter(time.Second)) }
+func (s *Server) refusalLocked(together int) *Refusal {
+	after := rand.N(s.spread(together) + 1)
+	if s.cluster.Leader == "" {
+		after += jitter(time.Second)
+	}
+	return notLeader(s.cluster, after)
+}
+
+// spread returns over which time n agents should come to one server.
+func (s *Server) spread(n int) time.Duration {
+	return min(time.Duration(n)*time.Second/time.Duration(s.cfg.Rate), mostSpread)
+}
 
 func (s *Server) where() wire.Cluster {
 	s.mu.Lock()
@@ -252,41 +312,4 @@ func (s *Server) specText(spec *model.Spec) ([]byte, error) {
 	}
 	s.specs[spec] = text
 	return text, nil
-}
-
-// limited is a listener that closes connections beyond a number at once.
-type limited struct {
-	net.Listener
-	free chan struct{} // holds an element for each connection
-}
-
-// Accept implements net.Listener.
-func (l *limited) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		select {
-		case l.free <- struct{}{}:
-			return &counted{Conn: c, gone: sync.OnceFunc(func() { <-l.free })}, nil
-		default:
-			_ = c.Close()
-		}
-	}
-}
-
-// counted is a connection that gives its place back.
-type counted struct {
-	net.Conn
-	gone func()
-}
-
-// NetConn returns the connection below, as that of a TLS connection does.
-func (c *counted) NetConn() net.Conn { return c.Conn }
-
-// Close implements net.Conn.
-func (c *counted) Close() error {
-	c.gone()
-	return c.Conn.Close()
 }

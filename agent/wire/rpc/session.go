@@ -137,9 +137,13 @@ func (x *session) serve() error {
 	if err != nil {
 		return err
 	}
+	together, err := x.server.awaitLeader(x.ctx)
+	if err != nil {
+		return err
+	}
 	fleet := x.server.serving()
 	if fleet == nil {
-		return x.server.refusal()
+		return x.server.refusal(together)
 	}
 	if again, err := x.server.admit.enter(x.ctx); err != nil {
 		return err
@@ -154,7 +158,7 @@ func (x *session) serve() error {
 		return err
 	}
 	defer x.server.leave(x)
-	defer context.AfterFunc(leading, func() { x.cancel(x.server.refusal()) })()
+	defer context.AfterFunc(leading, func() { x.cancel(x.server.refusal(x.server.Sessions())) })()
 
 	if err := x.send(&fromServer{Welcome: &welcome{
 		Release: x.server.cfg.Release, Gantry: x.server.cfg.Gantry, Silence: x.server.cfg.Silence, Cluster: x.server.where(),
@@ -298,7 +302,7 @@ func (x *session) beat() {
 	x.timer.Reset(x.every)
 	if x.sending.TryLock() { // or something else is being sent, which is as good
 		defer x.sending.Unlock()
-		_ = send(x.stream, &fromServer{Beat: true}) // when it fails the stream has ended, which read sees
+		_ = send(x.stream, &fromServer{Beat: &beat{Spread: x.server.spread(x.server.Sessions())}}) // when it fails the stream has ended, which read sees
 	}
 }
 

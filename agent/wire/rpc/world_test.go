@@ -106,7 +106,7 @@ func newCluster(t testing.TB, n int, change ...func(*Config)) *cluster {
 	c := &cluster{t: t, ca: newAuthority(t), store: memory.Open(time.Now)}
 	for i := range n {
 		cfg := Config{
-			TLS: c.ca.config(t, fmt.Sprint("server-", i)), Gantry: "0.5.0", Logger: quiet, Timeout: 2 * time.Second,
+			TLS: c.ca.config(t, fmt.Sprint("server-", i)), Gantry: "0.5.0", Logger: quiet, Timeout: 2 * time.Second, Hold: 200 * time.Millisecond,
 			Identify: func(s tls.ConnectionState) (model.NodeID, error) {
 				id := model.NodeID(s.PeerCertificates[0].Subject.CommonName)
 				if _, ok := c.refused.Load(id); ok {
