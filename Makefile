@@ -10,7 +10,7 @@ DATA        ?= $(if $(filter 0,$(shell id -u)),/var/lib/gantry,$(HOME)/.local/sh
 RUNC_TAGS   := $(shell pkg-config --exists libseccomp 2>/dev/null && echo seccomp)
 GOTEST      := go test -count=1 -shuffle=on -timeout 20m
 
-.PHONY: help deps build up down test test-slow robustness check fmt lint generate bench bench-scheduler bench-packing fuzz clean
+.PHONY: help deps build up down test test-slow robustness check fmt lint generate bench bench-cluster bench-scheduler bench-packing fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -68,9 +68,13 @@ bench: build ## measure the figures of docs/benchmarks.md
 	@go test -count=1 -timeout 20m -run '^$$' -bench 'Start|Helpers' -v ./runtime/containerd ./runtime/process
 	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x -v ./test/cluster
 	@go test -count=1 -timeout 10m -run '^$$' -bench Isolated -benchtime 1x -v ./state/etcd
+	@$(MAKE) --no-print-directory bench-cluster
 
 bench-scheduler: ## measure the engine, and the whole control plane with simulated nodes: a line each, name value unit goal
 	@go run ./test/scale/bench $(if $(DIR),-dir $(DIR)) $(if $(ROWS),-rows $(ROWS)) $(if $(SHRINK),-shrink $(SHRINK))
+
+bench-cluster: build ## measure a cluster with 10,000 simulated agents, and one that adopts: a line each (DIR=, ROWS=, SHRINK=20, STEADY=1m)
+	@go run ./test/crowd/bench $(if $(DIR),-dir $(DIR)) $(if $(ROWS),-rows $(ROWS)) $(if $(SHRINK),-shrink $(SHRINK)) $(if $(STEADY),-steady $(STEADY))
 
 bench-packing: ## measure how well each policy packs (NODES=nodes.csv PODS='pods.csv ...' SEEDS=10)
 	@go run ./test/bench-packing -nodes "$(NODES)" -pods "$(PODS)" -seeds $(or $(SEEDS),10)
