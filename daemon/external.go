@@ -34,7 +34,11 @@ func (s *server) answers(ctx context.Context, addr string) bool {
 
 // overExternal fills in the servers, and how the etcd does that others run.
 func (o *ops) overExternal(ctx context.Context, st *etcd.Status, out *client.Cluster) {
-	out.Servers = o.machines(ctx, out.Leader, st.Servers)
+	out.Servers = o.machines(ctx, out.Leader)
+	for i := range out.Servers {
+		version := st.Servers[out.Servers[i].Name]
+		out.Servers[i].Version, out.Servers[i].Release = version.Build, version.Release
+	}
 	answer := 0
 	for _, m := range st.Members {
 		out.Etcd = append(out.Etcd, client.EtcdMember{Name: m.Name, Addr: m.Addr, Leader: m.Leader, Learner: m.Learner, Answers: m.Answers})
@@ -87,13 +91,12 @@ func etcdWhy(st *etcd.Status, answer int) string {
 	return ""
 }
 
-// machines are the servers over an external etcd, by name, and of which version they are.
-func (o *ops) machines(ctx context.Context, leader string, versions map[string]etcd.ServerRelease) []client.ClusterServer {
+// machines are the servers over an external etcd, by name.
+func (o *ops) machines(ctx context.Context, leader string) []client.ClusterServer {
 	var out []client.ClusterServer
 	for m := range o.store.View().Machines() {
 		if role, name := m.ID.Split(); role == model.ServerMachine {
-			out = append(out, client.ClusterServer{Name: name, Addr: m.Addr, Leader: name == leader, Answers: name == o.name, Self: name == o.name,
-				Version: versions[name].Build, Release: versions[name].Release})
+			out = append(out, client.ClusterServer{Name: name, Addr: m.Addr, Leader: name == leader, Answers: name == o.name, Self: name == o.name})
 		}
 	}
 	var asking sync.WaitGroup
@@ -110,7 +113,7 @@ func (o *ops) machines(ctx context.Context, leader string, versions map[string]e
 // writes, and ends once it reads that it is revoked.
 func (o *ops) removeOverExternal(ctx context.Context, name string) error {
 	known, others := false, false
-	for _, s := range o.machines(ctx, "", nil) {
+	for _, s := range o.machines(ctx, "") {
 		if s.Name == name {
 			known = true
 		} else if s.Answers {

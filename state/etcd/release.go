@@ -137,18 +137,16 @@ func (s *Store) enter(ctx context.Context, l *link) error {
 }
 
 // present returns the names of all servers, dead ones included; "" for one that has not started yet.
-func (s *Store) present(l *link, servers map[string]told) []string {
+func (s *Store) present(l *link) []string {
+	var names []string
 	if l.member == nil {
-		var names []string
-		v := s.View()
-		for name := range servers { // whose identity was taken away is none of them
-			if v.Cluster() == nil || v.Machine(model.MachineOf(model.ServerMachine, name)) != nil {
+		for m := range s.View().Machines() {
+			if role, name := m.ID.Split(); role == model.ServerMachine {
 				names = append(names, name)
 			}
 		}
 		return names
 	}
-	var names []string
 	for _, m := range l.member.Server.Cluster().Members() {
 		names = append(names, m.Name)
 	}
@@ -168,7 +166,7 @@ func (s *Store) raise(l *link) error {
 		return err
 	}
 	lowest := s.cfg.Release
-	for _, name := range s.present(l, known.servers) {
+	for _, name := range s.present(l) {
 		if r := known.servers[name].Release; r.Compare(lowest) < 0 {
 			lowest = r
 		}
@@ -232,7 +230,7 @@ func (s *Store) describeReleases(l *link, out *Status) {
 	for name, t := range servers {
 		out.Servers[name] = ServerRelease(t)
 	}
-	names := s.present(l, servers)
+	names := s.present(l)
 	out.Next = out.Stored
 	for _, name := range names {
 		if r := servers[name].Release; r.Compare(out.Next) > 0 {

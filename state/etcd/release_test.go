@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/gantry-os/gantry/model"
+	"github.com/gantry-os/gantry/state"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -131,7 +132,7 @@ func TestAloneUpgrades(t *testing.T) {
 	}
 }
 
-// TestRaiseAgainstStart protects that a server which starts while the stored release is raised is either known to who raises it,
+// TestRaiseAgainstStart protects that a server which goes back while the stored release is raised is either known to who raises it,
 // or refused.
 func TestRaiseAgainstStart(t *testing.T) {
 	at := outside(t, maxOps+2)
@@ -141,11 +142,17 @@ func TestRaiseAgainstStart(t *testing.T) {
 	}
 	raiser := &Store{cfg: Config{Name: "new", Release: coming, External: at}, DB: s.DB, living: s.living, log: s.log}
 	raiser.head.Store(s.head.Load())
+	if err := s.Update(t.Context(), func(tx *state.Tx) error {
+		tx.PutMachine(&model.Machine{ID: model.MachineOf(model.ServerMachine, "old")})
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	raised := 0
 	for n := range 200 {
 		l := s.link.Load()
 		if _, err := l.client.Txn(t.Context()).Then(
-			clientv3.OpDelete(serversKey+"old"), clientv3.OpPut(storedKey, model.ThisRelease.String()),
+			clientv3.OpPut(serversKey+"old", `{"release":"`+coming.String()+`"}`), clientv3.OpPut(storedKey, model.ThisRelease.String()),
 		).Commit(); err != nil {
 			t.Fatal(err)
 		}
