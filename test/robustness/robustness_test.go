@@ -144,7 +144,7 @@ func TestRecovery(t *testing.T) {
 }
 
 func TestFaultNames(t *testing.T) {
-	if findFault("kill-leader") == nil || findFault("flood") != nil || !strings.Contains(faultNames(), "one-way") {
+	if findFault("kill-leader") == nil || findFault("earthquake") != nil || !strings.Contains(faultNames(), "one-way") {
 		t.Error(faultNames())
 	}
 }
