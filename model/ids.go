@@ -26,6 +26,24 @@ const (
 	MaxInstances = 1_000_000
 )
 
+// Kinds of names in DNS beside those of apps. They stand where the first group of an app would, so no app is in a group of
+// these names.
+const (
+	NamesAll      = "all"      // instances of an app, whether they serve or not
+	NamesSlot     = "slot"     // the instance that has a slot
+	NamesInstance = "instance" // one instance
+	NamesVirtual  = "l4"       // virtual addresses
+)
+
+// NamesKept reports whether a name is one in DNS that no app may have as its first.
+func NamesKept(segment string) bool {
+	switch segment {
+	case NamesAll, NamesSlot, NamesInstance, NamesVirtual:
+		return true
+	}
+	return false
+}
+
 // ParseAppID cleans and checks an app id: "shop/web" and "/shop/web/" both mean "/shop/web".
 func ParseAppID(s string) (AppID, error) {
 	if s == "" {

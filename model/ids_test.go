@@ -26,3 +26,14 @@ func TestParseAppID(t *testing.T) {
 		t.Error("names and groups are wrong")
 	}
 }
+
+// Names in DNS of other kinds than apps are no app's, and only as the first group.
+func TestNamesKept(t *testing.T) {
+	for id, want := range map[AppID]bool{"/slot": false, "/slot/db": false, "/all/web": false, "/instance/a/b": false, "/l4/a": false, "/shop/slot": true, "/slots": true} {
+		s := Spec{ID: id, Containers: []Container{{Shell: "true"}}}
+		errs := s.Validate()
+		if (len(errs) == 0) != want || !want && errs[0].Path != "id" {
+			t.Errorf("%s: %v", id, errs)
+		}
+	}
+}

@@ -56,6 +56,8 @@ func (s *Spec) Validate() FieldErrors {
 		errs.add("id", "%v", err)
 	} else if id != s.ID {
 		errs.add("id", "write it as %q", id)
+	} else if first, _, _ := strings.Cut(string(id[1:]), "/"); NamesKept(first) {
+		errs.add("id", "begins with %q, which DNS keeps for other names than those of apps: choose another group", first)
 	}
 	if n := s.Count(); n < 0 || n > MaxInstances {
 		errs.add("instances", "%d is outside 0 to %d", n, MaxInstances)

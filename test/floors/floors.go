@@ -33,18 +33,19 @@ var Rooms = []Room{
 
 	{Path: "state", Floor: 1, May: []string{"model"}},
 	{Path: "runtime", Floor: 1, May: []string{"model"}, Tests: []string{"test/images"}},
+	{Path: "route", Floor: 1, May: []string{"model"}},
 
 	{Path: "scheduler", Floor: 2, May: []string{"model", "state"}, Tests: []string{"state/memory"}},
 	{Path: "orchestrator/app", Floor: 2, May: []string{"model", "state"}, Tests: []string{"state/memory", "scheduler"}},
 	{Path: "identity", Floor: 2, May: []string{"model", "state"}, Tests: []string{"state/memory"}},
-	{Path: "agent", Floor: 2, May: []string{"model", "runtime"}, Tests: []string{"runtime/sim", "runtime/process"}},
+	{Path: "agent", Floor: 2, May: []string{"model", "runtime", "route"}, Tests: []string{"runtime/sim", "runtime/process"}},
 
-	{Path: "fleet", Floor: 3, May: []string{"model", "state", "identity/...", "agent/wire"}, Tests: []string{"state/memory"}},
-	{Path: "agent/wire/rpc", Floor: 3, May: []string{"model", "runtime", "agent/wire"}, Tests: []string{"agent", "fleet", "state", "state/memory", "runtime/sim"}},
+	{Path: "fleet", Floor: 3, May: []string{"model", "state", "identity/...", "agent/wire", "route"}, Tests: []string{"state/memory"}},
+	{Path: "agent/wire/rpc", Floor: 3, May: []string{"model", "runtime", "route", "agent/wire"}, Tests: []string{"agent", "fleet", "state", "state/memory", "runtime/sim"}},
 	{Path: "api", Floor: 3, May: []string{"model", "state", "identity/...", "agent/wire", "runtime"}, Tests: []string{"state/memory", "runtime/sim"}},
 
 	{Path: "daemon", Floor: 4, May: []string{
-		"model", "state/...", "runtime/...", "scheduler", "orchestrator/...", "identity/...", "agent/...", "fleet", "api/...",
+		"model", "state/...", "runtime/...", "route/...", "scheduler", "orchestrator/...", "identity/...", "agent/...", "fleet", "api/...",
 	}},
 
 	{Path: "cmd/gantry", Floor: 5, May: []string{"api/client", "model"}, Files: map[string][]string{
@@ -55,7 +56,7 @@ var Rooms = []Room{
 	}},
 	{Path: "cmd/gantry-oci-shim", Floor: 5, May: []string{"runtime/containerd/shim"}},
 	{Path: "examples", Floor: 5},
-	{Path: "test", Floor: 5, May: []string{"api/client", "model", "runtime/...", "daemon", "state/...", "scheduler/...", "orchestrator/...", "fleet", "api/...", "agent/...", "identity/..."}},
+	{Path: "test", Floor: 5, May: []string{"api/client", "model", "runtime/...", "route/...", "daemon", "state/...", "scheduler/...", "orchestrator/...", "fleet", "api/...", "agent/...", "identity/..."}},
 }
 
 // Foreign modules that only their adapters import. Tests may, to look behind one.
@@ -65,6 +66,7 @@ var Foreign = map[string][]string{
 	"github.com/containerd/containerd": {"runtime/containerd"},
 	"github.com/danielgtaylor/huma":    {"api"},
 	"github.com/spf13/cobra":           {"cmd/gantry"},
+	"github.com/miekg/dns":             {"route/dns"},
 	"google.golang.org/grpc":           {"agent/wire/rpc", "runtime/containerd", "state/etcd"},
 	"google.golang.org/protobuf":       {"agent/wire/rpc"},
 }
