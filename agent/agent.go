@@ -40,6 +40,9 @@ type Config struct {
 
 	// PortFree tells whether no program that the agent does not know of listens on a TCP port. Default: try it.
 	PortFree func(port uint16) bool
+
+	Routes bool   // keep the endpoint table, which Table returns
+	Resolv string // file that containers and isolated programs see as /etc/resolv.conf; empty for the node's own
 }
 
 // Agent runs instances on one node. It implements wire.Node.
@@ -55,6 +58,7 @@ type Agent struct {
 	reports   *reports
 	usage     *sampler
 	volumes   *volumes
+	table     *table
 
 	starts  chan struct{}      // bounds starts
 	hands   chan struct{}      // bounds other calls of drivers
@@ -93,6 +97,7 @@ func New(cfg Config) (*Agent, error) {
 		pumps: map[model.InstanceID]*pump{}, broken: map[model.InstanceID]bool{},
 	}
 	a.usage = newSampler(a)
+	a.table = newTable(filepath.Join(cfg.Dir, "routes.json"), cfg.Logger)
 	mode := os.FileMode(0o700) // isolated programs see volumes as mounts
 	if !cfg.Node.Isolated.OK {
 		mode = 0o711
@@ -143,6 +148,10 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 	a.mu.Unlock()
 	a.wg.Go(func() { a.volumes.run(ctx) })
+	if a.cfg.Routes {
+		a.table.load()
+		a.wg.Go(func() { a.table.run(ctx) })
+	}
 	for _, v := range []*inventory{a.oci, a.process} {
 		a.wg.Go(func() { v.run(ctx, a.spares, a.log) })
 	}
@@ -203,6 +212,9 @@ func (a *Agent) apply(d wire.Down) {
 		a.findStrangers(slices.Concat(d.Volumes, d.DropVolumes))
 	}
 	a.volumes.drop(d.DropVolumes, d.Full)
+	for _, r := range d.Routes {
+		a.table.apply(r.Change)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if d.Full {

@@ -16,7 +16,7 @@ import (
 // time; instances go on without any.
 func (a *Agent) Session(ctx context.Context, link wire.Link) error {
 	hello := a.cfg.Node
-	if err := link.Send(ctx, wire.Up{Hello: &hello}); err != nil {
+	if err := link.Send(ctx, wire.Up{Hello: &hello, WantRoutes: a.cfg.Routes}); err != nil {
 		return fmt.Errorf("send hello: %w", err)
 	}
 	first, err := link.Recv(ctx)

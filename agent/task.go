@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -42,6 +43,9 @@ func (p *pump) task(c *model.Container) (runtime.Task, error) {
 	if err != nil {
 		return runtime.Task{}, err
 	}
+	if p.a.cfg.Resolv != "" && (c.Image != "" || p.a.cfg.Node.Isolated.OK && exists(resolvConf)) && !covered(mounts, resolvConf) {
+		mounts = append(mounts, runtime.Mount{Source: p.a.cfg.Resolv, Target: resolvConf, ReadOnly: true})
+	}
 	t := runtime.Task{
 		ID: runtime.ID(p.id, c.Name), Attempt: p.status().Attempt, Image: c.Image,
 		Command: replaceAll(c.Command, known), Args: replaceAll(c.Args, known), Env: env,
@@ -55,6 +59,22 @@ func (p *pump) task(c *model.Container) (runtime.Task, error) {
 		t.Command = []string{"/bin/sh", "-c", c.Shell}
 	}
 	return t, nil
+}
+
+// resolvConf is where programs look up whom to ask for names.
+const resolvConf = "/etc/resolv.conf"
+
+// covered reports whether a mount is at a file, or above it.
+func covered(mounts []runtime.Mount, file string) bool {
+	return slices.ContainsFunc(mounts, func(m runtime.Mount) bool {
+		target := path.Clean(m.Target)
+		return target == file || strings.HasPrefix(file, target+"/")
+	})
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
 }
 
 // variables returns what Gantry sets in a container's environment.

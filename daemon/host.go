@@ -24,6 +24,7 @@ type HostOptions struct {
 	NodeMemory model.Bytes     // likewise
 	Keep       model.Resources // what of this node's cores and memory is kept for the system; no memory for a tenth
 	Node       model.Declaration
+	DNS        DNSOptions
 }
 
 func (o *HostOptions) validate() error {
@@ -42,7 +43,7 @@ func (o *HostOptions) validate() error {
 	if errs := o.Node.Validate(); errs != nil {
 		return fmt.Errorf("--%s: %s", errs[0].Path, errs[0].Message)
 	}
-	return nil
+	return o.DNS.validate()
 }
 
 // host is this machine as a node: its container engine and its agent.
@@ -123,10 +124,12 @@ func (h *host) openAgent() error {
 		return fmt.Errorf("open the runtime for programs: %w", err)
 	}
 	h.later(programs.Close)
+	names, resolv := h.openDNS()
 	h.agent, err = agent.New(agent.Config{
 		Dir: filepath.Join(h.dataDir, "agent"), Node: *node,
 		OCI: h.images, Process: programs,
 		Logger: h.logger.With("part", "agent"), LogSize: h.LogSize, LogKeep: h.LogKeep,
+		Routes: names != nil, Resolv: resolv,
 	})
 	if err != nil {
 		return fmt.Errorf("open the agent: %w", err)
@@ -134,5 +137,11 @@ func (h *host) openAgent() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	h.endAgent = func() { cancel(); h.agent.Wait() }
 	h.later(func() error { h.endAgent(); return nil })
-	return h.agent.Start(ctx)
+	if err := h.agent.Start(ctx); err != nil {
+		return err
+	}
+	if names != nil {
+		h.serveDNS(names)
+	}
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gantry-os/gantry/identity"
 	"github.com/gantry-os/gantry/model"
+	"github.com/gantry-os/gantry/route/dns"
 )
 
 // Version is what source this build was made of, set by the linker.
@@ -56,7 +57,9 @@ func (o *Options) Validate() error {
 }
 
 // DefaultHost returns what holds for a node where the operator says nothing.
-func DefaultHost() HostOptions { return HostOptions{LogSize: 10 * model.MiB, LogKeep: 4} }
+func DefaultHost() HostOptions {
+	return HostOptions{LogSize: 10 * model.MiB, LogKeep: 4, DNS: DNSOptions{Listen: DNSAuto, Zone: dns.DefaultZone}}
+}
 
 // cluster returns a short name that tells this data directory from others on the machine, for cgroups.
 func (o *Options) cluster() string { return clusterOf(o.DataDir) }

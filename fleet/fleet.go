@@ -4,6 +4,8 @@
 // A node's picture of its assignments is made of one full message when it connects and deltas after it, both derived from
 // the same store; see agent/wire for the protocol. Reports of all nodes that arrive together become one transaction.
 //
+// The endpoint table is derived from the same store, in routes.go, and told to all nodes that ask for it.
+//
 // A node whose session ended has a moment to come back before it counts as lost; see lost.go for that, for nodes that flap,
 // and for the loss of many nodes at once.
 package fleet
@@ -42,6 +44,8 @@ type Fleet struct {
 	gone  chan *session
 	done  chan struct{} // closed when Run has returned
 
+	routes routes
+
 	// Only speak's goroutine uses these.
 	idle  map[*session]struct{}             // with something to tell that is not urgent
 	drops map[model.VolumeID]model.NodeID   // volumes that a node was told to delete
@@ -68,7 +72,8 @@ func New(store state.Store, cfg Config) *Fleet {
 		inbox: inbox{ready: make(chan struct{}, 1)}, hello: make(chan up), gone: make(chan *session), done: make(chan struct{}),
 		idle: map[*session]struct{}{}, drops: map[model.VolumeID]model.NodeID{},
 		homes: map[model.InstanceID]model.NodeID{}, specs: map[specKey]*model.Spec{},
-		nodes: map[model.NodeID]*session{}, greets: map[model.NodeID]int{}, joined: make(chan struct{}),
+		routes: routes{sessions: map[*session]struct{}{}},
+		nodes:  map[model.NodeID]*session{}, greets: map[model.NodeID]int{}, joined: make(chan struct{}),
 	}
 }
 
@@ -107,6 +112,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return f.listen(ctx) })
 	group.Go(func() error { return f.speak(ctx) })
+	group.Go(func() error { return f.follow(ctx) })
 	return group.Wait()
 }
 
@@ -124,6 +130,9 @@ func (f *Fleet) speak(ctx context.Context) error {
 			return context.Cause(ctx)
 		case u := <-f.hello:
 			f.join(u.from, u.msg.Hello.ID)
+			if u.msg.WantRoutes {
+				f.routes.join(u.from, f.store.View())
+			}
 			u.err <- nil
 			l.joined()
 			if u.from.over() { // it may have gone before

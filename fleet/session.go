@@ -122,7 +122,7 @@ func (s *session) reset(view state.View) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.told = map[model.InstanceID]told{}
-	s.out = wire.Down{Full: true}
+	s.out = wire.Down{Full: true, Routes: s.out.Routes}
 	for i := range view.InstancesOn(s.id) {
 		s.addLocked(view, i)
 	}

@@ -11,6 +11,7 @@ need 'command -v gcc' gcc
 need 'test -e /usr/include/stdlib.h' libc6-dev
 need 'command -v pkg-config' pkg-config
 need 'pkg-config --exists libseccomp' libseccomp-dev
+need 'command -v dig' bind9-dnsutils # tests ask by it
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then

@@ -9,14 +9,18 @@
 // Persistent volumes outlive instances. The agent makes one when an instance first needs it, and deletes one only when it is
 // told to by DropVolumes; it does so once no instance holds it, and then reports it in RemovedVolumes. The server repeats
 // what is still to be deleted whenever the agent connects.
+//
+// An agent that asks for the endpoint table gets all of it soon after it has connected, and every change of it later.
 package wire
 
 import (
 	"context"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/gantry-os/gantry/model"
+	"github.com/gantry-os/gantry/route"
 	"github.com/gantry-os/gantry/runtime"
 )
 
@@ -28,6 +32,21 @@ type Down struct {
 	Volumes     []model.VolumeID   // with Full: all that the node is to keep
 	DropVolumes []model.VolumeID   // to be deleted with what they hold; with Full: all that are
 	Cluster     *Cluster           // where the servers are, when that has changed; whoever carries the message says so
+	Routes      []*Routes          // changes of the endpoint table, oldest first, for agents that asked for it; the first is Full
+}
+
+// Routes is a change of the endpoint table, which all nodes are told of alike. It is not changed once it is made.
+type Routes struct {
+	route.Change
+
+	once    sync.Once
+	encoded []byte
+}
+
+// Encoded returns what encode makes of r. It is called once, and the bytes are shared by all who send r.
+func (r *Routes) Encoded(encode func(*route.Change) []byte) []byte {
+	r.once.Do(func() { r.encoded = encode(&r.Change) })
+	return r.encoded
 }
 
 // Cluster is where agents find the servers.
@@ -55,6 +74,7 @@ type Assignment struct {
 // Up is a message from an agent to the server.
 type Up struct {
 	Hello          *model.Node // once, first: what the node has; State, Seen and Revision are the server's
+	WantRoutes     bool        // with Hello: send the endpoint table. Older servers do not know of it
 	Reports        []Report
 	RemovedVolumes []model.VolumeID // deleted: nothing of them is left
 }

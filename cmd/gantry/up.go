@@ -68,6 +68,9 @@ func hostFlags(flags *pflag.FlagSet, o *daemon.HostOptions) {
 	flags.Var((*bytesFlag)(&o.NodeMemory), "node-memory", "memory that instances may reserve in all (default: what this machine has, less a tenth)")
 	flags.Var((*cpuFlag)(&o.Keep.CPUs), "reserve-cpus", "cores kept for the system, off what this machine has")
 	flags.Var((*bytesFlag)(&o.Keep.Memory), "reserve-memory", "memory kept for the system, off what this machine has (default: a tenth)")
+	flags.StringVar(&o.DNS.Listen, "dns-listen", o.DNS.Listen, "address:port at which this node answers names; auto is "+daemon.DNSAddr+" for root and off for others")
+	flags.StringVar(&o.DNS.Zone, "dns-zone", o.DNS.Zone, "domain of the names of apps")
+	flags.StringSliceVar(&o.DNS.Upstreams, "dns-upstream", nil, "address[:port], or domain=address[:port], that answers other names (repeatable; default: those of /etc/resolv.conf)")
 	declareFlags(flags, &o.Node)
 }
 

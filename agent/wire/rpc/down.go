@@ -57,6 +57,9 @@ func (s *specsOut) encodeDown(d *wire.Down) ([]byte, error) {
 	if d.Cluster != nil {
 		e.message(7, func(e *encoder) { encodeCluster(e, d.Cluster) })
 	}
+	for _, r := range d.Routes {
+		e.bytes(9, r.Encoded(encodeRoutes))
+	}
 	return e.b, nil
 }
 
@@ -85,6 +88,8 @@ func (s *specsIn) decodeDown(b []byte) (out wire.Down, err error) {
 			out.Cluster = &c
 		case 8:
 			*s = specsIn{}
+		case 9:
+			out.Routes = add(d, out.Routes, decodeRoutes(d), maxEntries)
 		}
 	}
 	return out, d.err

@@ -64,7 +64,7 @@ func (l *link) close() error {
 }
 
 // open opens the stream and says hello. It returns once the server has let the agent in.
-func (l *link) open(ctx context.Context, node *model.Node) error {
+func (l *link) open(ctx context.Context, node *model.Node, routes bool) error {
 	timer := time.AfterFunc(l.d.cfg.Timeout, func() { l.cancel(errNoAnswer) })
 	defer timer.Stop()
 	stream, err := l.conn.NewStream(l.ctx, &sessionDesc, "/"+serviceName+"/"+sessionName)
@@ -73,7 +73,7 @@ func (l *link) open(ctx context.Context, node *model.Node) error {
 	}
 	l.stream, l.id = stream, node.ID
 	l.wg.Go(l.read)
-	if err := l.send(&fromAgent{Hello: &hello{Release: l.d.cfg.Release, Gantry: l.d.cfg.Gantry, Silence: l.d.cfg.Silence, Node: *node}}); err != nil {
+	if err := l.send(&fromAgent{Hello: &hello{Release: l.d.cfg.Release, Gantry: l.d.cfg.Gantry, Silence: l.d.cfg.Silence, Node: *node, Routes: routes}}); err != nil {
 		return err
 	}
 	select {
@@ -105,7 +105,7 @@ func (l *link) Send(ctx context.Context, u wire.Up) error {
 		return context.Cause(ctx)
 	}
 	if u.Hello != nil {
-		if err := l.open(ctx, u.Hello); err != nil {
+		if err := l.open(ctx, u.Hello, u.WantRoutes); err != nil {
 			return err
 		}
 		if err := l.acked(ctx, 0); err != nil {
@@ -303,7 +303,7 @@ func (l *link) deliver(d wire.Down) error {
 		l.d.learn(*d.Cluster)
 		d.Cluster = nil
 	}
-	if !d.Full && len(d.Set)+len(d.Drop)+len(d.DropVolumes) == 0 {
+	if !d.Full && len(d.Set)+len(d.Drop)+len(d.DropVolumes)+len(d.Routes) == 0 {
 		return nil
 	}
 	l.downsMu.Lock()

@@ -39,6 +39,7 @@ type hello struct {
 	Gantry  string        // version of the agent's program
 	Silence time.Duration // after which the agent takes the server for dead
 	Node    model.Node
+	Routes  bool // it wants the endpoint table
 }
 
 // up is a wire.Up after the hello.
@@ -96,6 +97,7 @@ func (m *fromAgent) encode() []byte {
 			e.text(3, m.Hello.Gantry)
 			e.bytes(4, node)
 			e.uint(5, millis(m.Hello.Silence))
+			e.bool(6, m.Hello.Routes)
 		})
 	case m.Up != nil:
 		e.message(2, func(e *encoder) {
@@ -143,6 +145,8 @@ func decodeHello(outer *decoder) *hello {
 			}
 		case 5:
 			h.Silence = d.millis()
+		case 6:
+			h.Routes = d.bool()
 		}
 	}
 	return h

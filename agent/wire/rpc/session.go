@@ -168,7 +168,7 @@ func (x *session) serve() error {
 	x.startBeat(hello.Silence)
 	defer x.timer.Stop()
 	link := fleet.Dial(x.ctx, &remote{x})
-	if err := x.pass(link, 0, wire.Up{Hello: &hello.Node}); err != nil {
+	if err := x.pass(link, 0, wire.Up{Hello: &hello.Node, WantRoutes: hello.Routes}); err != nil {
 		return err
 	}
 	x.server.wg.Go(func() { x.cancel(x.speak(link)) })
