@@ -10,7 +10,7 @@ DATA        ?= $(if $(filter 0,$(shell id -u)),/var/lib/gantry,$(HOME)/.local/sh
 RUNC_TAGS   := $(shell pkg-config --exists libseccomp 2>/dev/null && echo seccomp)
 GOTEST      := go test -count=1 -shuffle=on -timeout 20m
 
-.PHONY: help deps build up down test test-slow robustness check fmt lint generate bench bench-cluster bench-scheduler bench-packing fuzz clean
+.PHONY: help deps build up down test test-slow robustness check fmt lint generate bench bench-cluster bench-scheduler bench-packing bench-dns fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -78,6 +78,10 @@ bench-cluster: build ## measure a cluster with 10,000 simulated agents, and one 
 
 bench-packing: ## measure how well each policy packs (NODES=nodes.csv PODS='pods.csv ...' SEEDS=10)
 	@go run ./test/bench-packing -nodes "$(NODES)" -pods "$(PODS)" -seeds $(or $(SEEDS),10)
+
+bench-dns: ## measure the DNS server beside CoreDNS with the same records, both with one core (ROUNDS=5)
+	@cd test/bench-dns && go run . -rounds $(or $(ROUNDS),5)
+	@go test -run '^$$' -bench . ./route
 
 fuzz: ## fuzz every parser of outside input for a while each (FUZZTIME=30s)
 	@scripts/fuzz.sh $(or $(FUZZTIME),30s)

@@ -66,7 +66,7 @@ var Foreign = map[string][]string{
 	"github.com/containerd/containerd": {"runtime/containerd"},
 	"github.com/danielgtaylor/huma":    {"api"},
 	"github.com/spf13/cobra":           {"cmd/gantry"},
-	"github.com/miekg/dns":             {"route/dns"},
+	"github.com/miekg/dns":             {"route/dns", "test/bench-dns"},
 	"google.golang.org/grpc":           {"agent/wire/rpc", "runtime/containerd", "state/etcd"},
 	"google.golang.org/protobuf":       {"agent/wire/rpc"},
 }
