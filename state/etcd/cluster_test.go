@@ -87,12 +87,18 @@ func must[T any](v T, err error) T {
 	return v
 }
 
+var given sync.Map // addresses that were returned: the kernel may choose one again that nobody listens on yet
+
 // address returns one that nobody listens on.
 func address(t testing.TB) string {
 	t.Helper()
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
-	defer l.Close()
-	return l.Addr().String()
+	for {
+		l := must(net.Listen("tcp", "127.0.0.1:0"))
+		defer l.Close()
+		if _, again := given.LoadOrStore(l.Addr().String(), true); !again {
+			return l.Addr().String()
+		}
+	}
 }
 
 // servers is a cluster in this process.
