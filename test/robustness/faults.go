@@ -87,14 +87,18 @@ func (r *run) choose() *fault {
 }
 
 // inject lets faults happen, one or two at a time, for as long as the run is to take, and looks from time to time whether
-// all becomes well without them.
+// all becomes well without them. A fault that is the only one comes alone, and leaves time to get well: its effect is measured.
 func (r *run) inject(ctx context.Context) error {
 	end, look := time.Now().Add(r.Duration), time.Now().Add(roundTime)
 	for time.Now().Before(end) {
-		if err := r.happen(ctx, r.rnd.IntN(3) == 0, false); err != nil {
+		rest := time.Duration(r.rnd.IntN(2000)) * time.Millisecond
+		if r.Only != "" {
+			rest += 3 * time.Second
+		}
+		if err := r.happen(ctx, r.Only == "" && r.rnd.IntN(3) == 0, false); err != nil {
 			return err
 		}
-		if !pause(ctx, time.Duration(r.rnd.IntN(2000))*time.Millisecond) {
+		if !pause(ctx, rest) {
 			return ctx.Err()
 		}
 		if time.Now().After(look) {
