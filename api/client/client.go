@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -31,6 +32,7 @@ type Client struct {
 	token string
 	http  *http.Client
 	poll  time.Duration // how often WaitDeployment looks by itself
+	fresh bool          // reads wait until the server knows all that was acknowledged before
 }
 
 // Option changes how a Client works.
@@ -57,6 +59,14 @@ func New(addr, token string, opts ...Option) *Client {
 
 // Addr returns the address of the server as a URL.
 func (c *Client) Addr() string { return c.base }
+
+// Fresh returns a client whose reads wait until the server knows all that was acknowledged before. A server that reaches no
+// majority refuses them with status 503. Streams are not concerned.
+func (c *Client) Fresh() *Client {
+	fresh := *c
+	fresh.fresh = true
+	return &fresh
+}
 
 // WriteOption changes one write.
 type WriteOption func(http.Header)
@@ -261,6 +271,13 @@ func get[T any](ctx context.Context, c *Client, path string, q url.Values) (T, e
 	var out T
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
+	if c.fresh {
+		q = maps.Clone(q)
+		if q == nil {
+			q = url.Values{}
+		}
+		q.Set("fresh", "true")
+	}
 	req, err := c.request(ctx, http.MethodGet, path, q, nil)
 	if err != nil {
 		return out, err

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,5 +111,28 @@ func TestWaitSurvivesTheServersAbsence(t *testing.T) {
 	defer cancel()
 	if _, err := c.WaitDeployment(ctx, "d", nil); !errors.Is(err, ErrUnreachable) && !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("given up: %v", err)
+	}
+}
+
+// A fresh client asks so of every read, beside what else it asks, and the one that it was made from does not.
+func TestFresh(t *testing.T) {
+	var asked []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.RequestURI())
+		io.WriteString(w, "[]")
+	}))
+	defer s.Close()
+	c := New(s.URL, "")
+	for _, c := range []*Client{c.Fresh(), c} {
+		if _, err := c.Apps(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Instances(t.Context(), InstanceFilter{App: "/web"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{"/v1/apps?fresh=true", "/v1/instances?app=%2Fweb&fresh=true", "/v1/apps", "/v1/instances?app=%2Fweb"}
+	if !slices.Equal(asked, want) {
+		t.Errorf("asked %q, want %q", asked, want)
 	}
 }

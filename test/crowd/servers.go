@@ -4,14 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -322,25 +319,12 @@ func (a *Servers) client(s *Server) (*client.Client, error) {
 
 // knows waits until a server answers a read that has all that was acknowledged before, and returns how many apps it lists.
 func (a *Servers) knows(ctx context.Context, s *Server) (apps int, err error) {
-	token, err := os.ReadFile(filepath.Join(s.dir, "admin.token"))
+	c, err := a.client(s)
 	if err != nil {
 		return 0, err
 	}
-	roots, err := os.ReadFile(filepath.Join(s.dir, "identity", "ca.pem"))
-	if err != nil {
-		return 0, err
-	}
-	trust := x509.NewCertPool()
-	trust.AppendCertsFromPEM(roots)
-	c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trust}}}
-	defer c.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+s.Addr+"/v1/apps?fresh=true", nil)
-	if err != nil {
-		return 0, err
-	}
-	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 	for {
-		list, err := getApps(&c, req)
+		list, err := c.Fresh().Apps(ctx)
 		if err == nil {
 			return len(list), nil
 		}
@@ -350,18 +334,6 @@ func (a *Servers) knows(ctx context.Context, s *Server) (apps int, err error) {
 			return 0, errors.Join(context.Cause(ctx), err)
 		}
 	}
-}
-
-func getApps(c *http.Client, req *http.Request) (list []client.AppSummary, err error) {
-	resp, err := c.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status %d", resp.StatusCode)
-	}
-	return list, json.NewDecoder(resp.Body).Decode(&list)
 }
 
 // running returns the servers that have not ended.

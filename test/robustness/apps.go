@@ -25,6 +25,9 @@ const imageRef = "gantry.test/witness:1"
 // apps are what clients change, besides calmApp.
 var apps = []model.AppID{"/svc/a", "/svc/b", "/db", "/image"}
 
+// allApps are all that there are.
+var allApps = append([]model.AppID{calmApp}, apps...)
+
 // valueLabel holds what a client wrote last into an app.
 const valueLabel = "value"
 
@@ -39,13 +42,12 @@ func (r *run) install(ctx context.Context) error {
 			return fmt.Errorf("give node %s the image: %w", node, err)
 		}
 	}
-	all := append([]model.AppID{calmApp}, apps...)
-	for _, id := range all {
+	for _, id := range allApps {
 		if _, err := r.client(r.servers[0]).CreateApp(ctx, r.spec(id, agentCount, "", 0)); err != nil {
 			return fmt.Errorf("create %s: %w", id, err)
 		}
 	}
-	r.say("%d apps are asked for", len(all))
+	r.say("%d apps are asked for", len(allApps))
 	return nil
 }
 

@@ -96,7 +96,7 @@ func (r *run) writeRegister(ctx context.Context, at *member, who int, role strin
 
 func (r *run) readRegister(ctx context.Context, at *member, who int, role string, kind history.Kind) {
 	r.call(ctx, history.Op{Client: who, Server: at.Name, Kind: kind, Key: "role " + role}, func(ctx context.Context, o *history.Op) error {
-		got, err := r.client(at).Role(ctx, model.RoleID(role))
+		got, err := r.reader(at, kind).Role(ctx, model.RoleID(role))
 		if status(err) == http.StatusNotFound {
 			return nil
 		}
@@ -105,6 +105,14 @@ func (r *run) readRegister(ctx context.Context, at *member, who int, role string
 		}
 		return err
 	})
+}
+
+// reader returns a client of a server for reads of a kind.
+func (r *run) reader(at *member, kind history.Kind) *client.Client {
+	if kind == history.Fresh {
+		return r.client(at).Fresh()
+	}
+	return r.client(at)
 }
 
 // useApp changes an app, looks at it, or asks where it would go.
@@ -129,7 +137,7 @@ func (r *run) useApp(ctx context.Context, rnd *rand.Rand, who int) {
 // readApp reads what was last written into an app: the newest version, which need not be the deployed one.
 func (r *run) readApp(ctx context.Context, at *member, who int, id model.AppID, kind history.Kind) {
 	r.call(ctx, history.Op{Client: who, Server: at.Name, Kind: kind, Key: "app " + string(id)}, func(ctx context.Context, o *history.Op) error {
-		versions, err := r.client(at).Versions(ctx, id)
+		versions, err := r.reader(at, kind).Versions(ctx, id)
 		if err == nil && len(versions) == 0 {
 			return errors.New("the app has no version")
 		}
@@ -144,10 +152,9 @@ func (r *run) readApp(ctx context.Context, at *member, who int, id model.AppID, 
 func (r *run) call(ctx context.Context, o history.Op, f func(context.Context, *history.Op) error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	how := &reading{fresh: o.Kind == history.Fresh}
 	o.Call = r.now()
-	err := f(context.WithValue(ctx, readingKey{}, how), &o)
-	o.Return, o.Lag = r.now(), how.lag
+	err := f(context.WithValue(ctx, lagKey{}, &o.Lag), &o)
+	o.Return = r.now()
 	switch code := status(err); {
 	case err == nil:
 		o.Result = history.OK

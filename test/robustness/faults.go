@@ -89,7 +89,7 @@ func (r *run) choose() *fault {
 // inject lets faults happen, one or two at a time, for as long as the run is to take, and looks from time to time whether
 // all becomes well without them. A fault that is the only one comes alone, and leaves time to get well: its effect is measured.
 func (r *run) inject(ctx context.Context) error {
-	end, look := time.Now().Add(r.Duration), time.Now().Add(roundTime)
+	end, look, looked := time.Now().Add(r.Duration), time.Now().Add(roundTime), false
 	for time.Now().Before(end) {
 		rest := time.Duration(r.rnd.IntN(2000)) * time.Millisecond
 		if r.Only != "" {
@@ -101,12 +101,15 @@ func (r *run) inject(ctx context.Context) error {
 		if !pause(ctx, rest) {
 			return ctx.Err()
 		}
-		if time.Now().After(look) {
+		if looked = time.Now().After(look); looked {
 			if err := r.calmDown(ctx); err != nil {
 				return err
 			}
 			look = time.Now().Add(roundTime)
 		}
+	}
+	if looked {
+		return nil
 	}
 	return r.calmDown(ctx)
 }

@@ -257,47 +257,29 @@ func (r *run) trust(ctx context.Context, m *member) error {
 	return err
 }
 
-// client returns a client of a server. Reads heed reading's value in their context.
+// client returns a client of a server. How old the answer to a read may be goes to the lagKey of its context.
 func (r *run) client(m *member) *client.Client {
 	return client.New(fmt.Sprintf("https://%s:%d", m.Addr, apiPort), r.token, client.WithHTTPClient(&http.Client{Transport: reader{r.transport}}))
 }
 
-// reading says how a read is to be done, and takes how old its answer may be.
-type reading struct {
-	fresh bool
-	lag   time.Duration
-}
-
-type readingKey struct{}
+// lagKey holds a *time.Duration.
+type lagKey struct{}
 
 type reader struct{ next http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (t reader) RoundTrip(req *http.Request) (*http.Response, error) {
-	how, _ := req.Context().Value(readingKey{}).(*reading)
-	if how == nil || req.Method != http.MethodGet {
-		return t.next.RoundTrip(req)
-	}
-	if how.fresh {
-		req = req.Clone(req.Context())
-		q := req.URL.Query()
-		q.Set("fresh", "true")
-		req.URL.RawQuery = q.Encode()
-	}
 	resp, err := t.next.RoundTrip(req)
-	if err == nil {
-		how.lag, err = time.ParseDuration(resp.Header.Get("Gantry-Lag") + "ms")
-		if err != nil && resp.StatusCode == http.StatusOK {
-			resp.Body.Close()
-			return nil, fmt.Errorf("the answer does not say how old it is: %w", err)
-		}
-		err = nil
+	lag, _ := req.Context().Value(lagKey{}).(*time.Duration)
+	if lag == nil || req.Method != http.MethodGet || err != nil {
+		return resp, err
 	}
-	return resp, err
-}
-
-func freshly(ctx context.Context) context.Context {
-	return context.WithValue(ctx, readingKey{}, &reading{fresh: true})
+	*lag, err = time.ParseDuration(resp.Header.Get("Gantry-Lag") + "ms")
+	if err != nil && resp.StatusCode == http.StatusOK {
+		resp.Body.Close()
+		return nil, fmt.Errorf("the answer does not say how old it is: %w", err)
+	}
+	return resp, nil
 }
 
 // eventually waits until ok returns nil.
@@ -325,33 +307,42 @@ func (r *run) eventually(ctx context.Context, timeout time.Duration, what string
 func (r *run) allReady(ctx context.Context) error {
 	leader := ""
 	for _, s := range r.servers {
-		ctx, cancel := context.WithTimeout(freshly(ctx), callTimeout)
-		defer cancel()
-		c, err := r.client(s).Cluster(ctx)
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.Name, err)
+		if err := r.readyBy(ctx, s, &leader); err != nil {
+			return fmt.Errorf("by %s, %w", s.Name, err)
 		}
-		if c.Leader == "" || leader != "" && c.Leader != leader {
-			return fmt.Errorf("by %s the leader is %q, by another %q", s.Name, c.Leader, leader)
+	}
+	return nil
+}
+
+// readyBy says what is not ready by a server's word. leader is who leads by the word of others, "" at first.
+func (r *run) readyBy(ctx context.Context, s *member, leader *string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	at := r.client(s).Fresh()
+	c, err := at.Cluster(ctx)
+	if err != nil {
+		return err
+	}
+	if c.Leader == "" || *leader != "" && c.Leader != *leader {
+		return fmt.Errorf("the leader is %q, by another %q", c.Leader, *leader)
+	}
+	*leader = c.Leader
+	for _, m := range c.Servers {
+		if m.Learner || !m.Answers {
+			return fmt.Errorf("%s does not take part", m.Name)
 		}
-		leader = c.Leader
-		for _, m := range c.Servers {
-			if m.Learner || !m.Answers {
-				return fmt.Errorf("by %s, %s does not take part", s.Name, m.Name)
-			}
-		}
-		nodes, err := r.client(s).Nodes(ctx)
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.Name, err)
-		}
-		if len(nodes) != len(r.agents) {
-			return fmt.Errorf("%s knows %d nodes", s.Name, len(nodes))
-		}
-		for _, n := range nodes {
-			r.nodes[n.Name] = n.ID
-			if n.State != model.NodeReady {
-				return fmt.Errorf("by %s, %s is %s", s.Name, n.Name, n.State)
-			}
+	}
+	nodes, err := at.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	if len(nodes) != len(r.agents) {
+		return fmt.Errorf("%d nodes are known", len(nodes))
+	}
+	for _, n := range nodes {
+		r.nodes[n.Name] = n.ID
+		if n.State != model.NodeReady {
+			return fmt.Errorf("%s is %s", n.Name, n.State)
 		}
 	}
 	return nil

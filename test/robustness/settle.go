@@ -40,7 +40,7 @@ func (r *run) settleDown(ctx context.Context, when string) error {
 func (r *run) giveUp(ctx context.Context) error {
 	for _, s := range r.servers {
 		var text string
-		for _, id := range append([]model.AppID{calmApp}, apps...) {
+		for _, id := range allApps {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			app, err := r.client(s).App(ctx, id)
 			cancel()
@@ -65,7 +65,7 @@ func (r *run) asAsked(ctx context.Context) error {
 	}
 	running := r.census.running()
 	for _, s := range r.servers {
-		for _, id := range append([]model.AppID{calmApp}, apps...) {
+		for _, id := range allApps {
 			if err := r.appAsAsked(ctx, s, id, running[string(id)]); err != nil {
 				return fmt.Errorf("by %s, %s: %w", s.Name, id, err)
 			}
@@ -75,9 +75,9 @@ func (r *run) asAsked(ctx context.Context) error {
 }
 
 func (r *run) appAsAsked(ctx context.Context, s *member, id model.AppID, running map[string]*program) error {
-	ctx, cancel := context.WithTimeout(freshly(ctx), callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	app, err := r.client(s).App(ctx, id)
+	app, err := r.client(s).Fresh().App(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -109,13 +109,13 @@ func onMachines(running map[string]*program) map[string]bool {
 
 // remove removes all apps, and looks for what is left on the machines.
 func (r *run) remove(ctx context.Context) error {
-	for n, id := range append([]model.AppID{calmApp}, apps...) {
+	for n, id := range allApps {
 		if _, err := r.client(r.servers[n%serverCount]).DeleteApp(ctx, id); err != nil {
 			return err
 		}
 	}
 	if err := r.eventually(ctx, healTimeout, "nothing runs any more", func() error {
-		list, err := r.client(r.servers[0]).Apps(freshly(ctx))
+		list, err := r.client(r.servers[0]).Fresh().Apps(ctx)
 		if err == nil && (len(list) > 0 || len(r.census.running()) > 0) {
 			err = fmt.Errorf("%d apps are left, and programs %v", len(list), r.census.running())
 		}
