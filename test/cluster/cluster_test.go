@@ -173,6 +173,12 @@ func (r *rig) stop(name string, sig syscall.Signal) {
 // client returns a client of a server.
 func (r *rig) client(server string) *client.Client {
 	r.Helper()
+	return r.clientAt(server, r.addr(server))
+}
+
+// clientAt returns a client of a server that listens elsewhere.
+func (r *rig) clientAt(server, addr string) *client.Client {
+	r.Helper()
 	trust, err := client.WithCAFile(filepath.Join(r.dir, server, "identity", "ca.pem"))
 	if err != nil {
 		r.Fatal(err)
@@ -181,7 +187,7 @@ func (r *rig) client(server string) *client.Client {
 	if err != nil {
 		r.Fatal(err)
 	}
-	return client.New("https://"+r.addr(server), strings.TrimSpace(string(token)), trust)
+	return client.New("https://"+addr, strings.TrimSpace(string(token)), trust)
 }
 
 func (r *rig) token(server string, role model.MachineRole, uses int) string {

@@ -194,15 +194,7 @@ func TestServerMoves(t *testing.T) {
 		}
 	}
 	r.stop("s1", syscall.SIGKILL) // without s1 the others need each other
-	trust, err := client.WithCAFile(filepath.Join(r.dir, "s3", "identity", "ca.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(filepath.Join(r.dir, "s3", "admin.token"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := client.New("https://"+moved, strings.TrimSpace(string(b)), trust)
+	at := r.clientAt("s3", moved)
 	r.eventually("the server that moved takes writes", func() bool {
 		_, err := at.PutRole(t.Context(), &model.Role{ID: "/moved"})
 		return err == nil
