@@ -11,6 +11,7 @@ import (
 
 	"github.com/gantry-os/gantry/api/client"
 	"github.com/gantry-os/gantry/model"
+	"github.com/gantry-os/gantry/test/scale"
 )
 
 // Row is one figure.
@@ -63,22 +64,9 @@ const (
 	patience = 10 * time.Minute // for whatever has to happen
 )
 
-// sizeFor is a machine that holds n instances of appSpec, so that all agents have as many.
+// sizeFor is a machine that holds n instances of scale.AppSpec, so that all agents have as many.
 func sizeFor(n int) model.Resources {
 	return model.Resources{CPUs: model.CPU(n * 500), Memory: model.Bytes(n) * 2 * model.GiB, Disk: model.TiB}
-}
-
-// appSpec is a service of the usual form.
-func appSpec(id model.AppID, instances int) *model.Spec {
-	return &model.Spec{
-		ID: id, Instances: &instances,
-		Containers: []model.Container{{
-			Image: "registry.example/shop/web:1.4.2", CPUs: 500, Memory: 2 * model.GiB,
-			Env: map[string]string{"LOG_LEVEL": "info", "REGION": "eu"},
-		}},
-		Endpoints: []model.Endpoint{{Name: "http"}},
-		Labels:    map[string]string{"team": "shop"},
-	}
 }
 
 // Close ends what rows left running.
@@ -131,7 +119,7 @@ func (b *Bench) fill(ctx context.Context, instances int) error {
 	each := max(1, perApp/b.Shrink)
 	for ; b.apps*each < instances; b.apps++ {
 		id := model.AppID(fmt.Sprintf("/shop/service-%03d", b.apps))
-		if err := b.put(ctx, api, appSpec(id, each)); err != nil {
+		if err := b.put(ctx, api, scale.AppSpec(id, each)); err != nil {
 			return err
 		}
 	}

@@ -62,11 +62,11 @@ func (b *Bench) Close() error {
 	return b.large.Close()
 }
 
-// nodeSize holds 32 instances of appSpec.
+// nodeSize holds 32 instances of AppSpec.
 var nodeSize = model.Resources{CPUs: 16_000, Memory: 64 * model.GiB, Disk: model.TiB}
 
-// appSpec is a service of the usual form.
-func appSpec(id model.AppID, instances int) *model.Spec {
+// AppSpec is a service of the usual form.
+func AppSpec(id model.AppID, instances int) *model.Spec {
 	return &model.Spec{
 		ID: id, Instances: &instances,
 		Containers: []model.Container{{
@@ -95,7 +95,7 @@ func (b *Bench) tenThousand(ctx context.Context) (_ float64, err error) {
 	defer func() { err = errors.Join(err, c.Close(), errors.Join(c.Faults()...)) }()
 	census := NewCensus(c.Store.DB)
 	defer census.Close()
-	if _, err := c.Client.CreateApp(ctx, appSpec("/web", 0)); err != nil {
+	if _, err := c.Client.CreateApp(ctx, AppSpec("/web", 0)); err != nil {
 		return 0, err
 	}
 	begin := time.Now()
@@ -120,7 +120,7 @@ func (b *Bench) hundredThousand(ctx context.Context) (float64, error) {
 	b.large, b.census = c, NewCensus(c.Store.DB)
 	begin := time.Now()
 	for n := range largeApps {
-		if _, err := c.Client.CreateApp(ctx, appSpec(largeApp(n), 1000/b.Shrink)); err != nil {
+		if _, err := c.Client.CreateApp(ctx, AppSpec(largeApp(n), 1000/b.Shrink)); err != nil {
 			return 0, err
 		}
 	}

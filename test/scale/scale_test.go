@@ -33,11 +33,11 @@ func TestSmall(t *testing.T) {
 		}
 		check(t, c, census)
 	}
-	if _, err := c.Client.CreateApp(ctx, appSpec("/web", 500)); err != nil {
+	if _, err := c.Client.CreateApp(ctx, AppSpec("/web", 500)); err != nil {
 		t.Fatal(err)
 	}
 	await(500)
-	if _, err := c.Client.CreateApp(ctx, appSpec("/api", 1000)); err != nil {
+	if _, err := c.Client.CreateApp(ctx, AppSpec("/api", 1000)); err != nil {
 		t.Fatal(err)
 	}
 	await(1500)
